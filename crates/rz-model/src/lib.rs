@@ -1,0 +1,5 @@
+//! Transformers described as data, with one forward pass and its samplers.
+
+mod batch;
+
+pub use batch::{Batch, Forward, KV_BLOCK, ModelError, Output, Want};

@@ -1,0 +1,19 @@
+//! F32: IEEE single precision, little-endian. A block is one element.
+
+use crate::BlockFormat;
+
+/// The marker of this format.
+pub struct F32;
+
+impl BlockFormat for F32 {
+    type Block = [u8; 4];
+    const ELEMENTS: usize = 1;
+
+    fn decode(block: &[u8; 4], out: &mut [f32]) {
+        out[0] = f32::from_le_bytes(*block);
+    }
+
+    fn encode(x: &[f32]) -> [u8; 4] {
+        x[0].to_le_bytes()
+    }
+}

@@ -1,0 +1,1 @@
+//! Model references, a catalogue, verified downloads and a local store.

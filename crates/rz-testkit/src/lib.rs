@@ -1,0 +1,1 @@
+//! Fixtures and tiny models for the tests of this workspace.

@@ -101,6 +101,8 @@ pub trait FormatVisitor {
 formats! {
     F32 = 0 => formats::F32,
     Q4_0 = 2 => formats::Q4_0,
+    Q4_1 = 3 => formats::Q4_1,
+    Q8_0 = 8 => formats::Q8_0,
 }
 
 impl std::fmt::Display for DType {

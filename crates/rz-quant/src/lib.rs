@@ -6,4 +6,4 @@
 mod dtype;
 pub mod formats;
 
-pub use dtype::{BlockFormat, DType};
+pub use dtype::{BlockFormat, DType, FormatVisitor};

@@ -8,9 +8,11 @@
 //! `x = d * (q - 8)`, with `q` in `0..16`.
 
 use bytemuck::{Pod, Zeroable};
-use half::f16;
 use rz_kernels::PanelKind;
 
+use super::common::{
+    HALF_MAX, from_lane, half, half_from_lane, half_to_lane, inverse, limited, peak, to_half, to_lane,
+};
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -35,38 +37,31 @@ impl BlockFormat for Q4_0 {
     const PANEL: Option<PanelKind> = Some(PanelKind::Bits4);
 
     fn decode(block: &Block, out: &mut [f32]) {
-        let d = f16::from_le_bytes(block.d).to_f32();
-        for (j, q) in block.qs.into_iter().enumerate() {
-            out[j] = d * (f32::from(q & 15) - 8.0);
-            out[j + 16] = d * (f32::from(q >> 4) - 8.0);
+        let d = half(block.d);
+        let (low, high) = out[..32].split_at_mut(16);
+        for ((q, low), high) in block.qs.iter().zip(low).zip(high) {
+            *low = d * (f32::from(q & 15) - 8.0);
+            *high = d * (f32::from(q >> 4) - 8.0);
         }
     }
 
-    // The element of the largest magnitude maps to q = 0, which is -8.
+    // The element of the largest magnitude becomes q = 0, which stands for -8.
     fn encode(x: &[f32]) -> Block {
-        let peak = x[..32].iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
-        let d = peak / -8.0;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        let quantize = |v: f32| ((v * inverse + 8.5) as u8).min(15);
-        Block {
-            d: f16::from_f32(d).to_le_bytes(),
-            qs: std::array::from_fn(|j| quantize(x[j]) | quantize(x[j + 16]) << 4),
-        }
+        let x: [f32; 32] = limited(x, -8.0 * HALF_MAX, 8.0 * HALF_MAX);
+        let d = peak(&x) / -8.0;
+        let id = inverse(d);
+        let q = x.map(|v| ((v * id + 8.5) as u8).min(15));
+        Block { d: to_half(d), qs: std::array::from_fn(|j| q[j] | q[j + 16] << 4) }
     }
 
     fn pack(block: &Block, lane: usize, out: &mut [u8]) {
-        out[2 * lane..][..2].copy_from_slice(&block.d);
-        for (group, q) in block.qs.chunks_exact(4).enumerate() {
-            out[32 + 64 * group + 4 * lane..][..4].copy_from_slice(q);
-        }
+        let (scales, groups) = out.split_at_mut(32);
+        half_to_lane(block.d, lane, scales);
+        to_lane(&block.qs, lane, groups);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {
-        let mut block = Block::zeroed();
-        block.d.copy_from_slice(&panel[2 * lane..][..2]);
-        for (group, q) in block.qs.chunks_exact_mut(4).enumerate() {
-            q.copy_from_slice(&panel[32 + 64 * group + 4 * lane..][..4]);
-        }
-        block
+        let (scales, groups) = panel.split_at(32);
+        Block { d: half_from_lane(scales, lane), qs: from_lane(groups, lane) }
     }
 }

@@ -1,0 +1,68 @@
+//! What several formats share: half-precision fields, input limits, the
+//! rounding of the plain 32-element formats, and the lane of a panel.
+
+use half::f16;
+
+/// The largest finite value of a half-precision field.
+pub(super) const HALF_MAX: f32 = 65504.0;
+
+/// A half-precision field as it lies in a file.
+pub(super) fn half(bytes: [u8; 2]) -> f32 {
+    f16::from_le_bytes(bytes).to_f32()
+}
+
+/// The bytes of a half-precision field, rounded to the nearest even.
+pub(super) fn to_half(value: f32) -> [u8; 2] {
+    f16::from_f32(value).to_le_bytes()
+}
+
+/// The first `N` elements with NaN as 0 and the rest limited to `low..=high`,
+/// which a block encoder chooses so that its scales stay finite.
+pub(super) fn limited<const N: usize>(x: &[f32], low: f32, high: f32) -> [f32; N] {
+    let x: &[f32; N] = x.first_chunk().expect("a whole block");
+    x.map(|v| if v.is_nan() { 0.0 } else { v.clamp(low, high) })
+}
+
+/// The element of the largest magnitude, the first of equals, with its sign.
+pub(super) fn peak(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |m: f32, &v| if v.abs() > m.abs() { v } else { m })
+}
+
+/// The smallest and the largest element, the first of equals (0 and -0 are).
+pub(super) fn range(x: &[f32]) -> (f32, f32) {
+    x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| {
+        (if v < low { v } else { low }, if v > high { v } else { high })
+    })
+}
+
+/// `1 / d`, or 0 for a scale of 0.
+pub(super) fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+/// Writes four consecutive bytes of a row into each 64-byte group of a panel
+/// block: the bytes of row `lane`.
+pub(super) fn to_lane(bytes: &[u8], lane: usize, groups: &mut [u8]) {
+    for (four, group) in bytes.chunks_exact(4).zip(groups.chunks_exact_mut(64)) {
+        group[4 * lane..][..4].copy_from_slice(four);
+    }
+}
+
+/// The inverse of [`to_lane`].
+pub(super) fn from_lane<const N: usize>(groups: &[u8], lane: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    for (four, group) in bytes.chunks_exact_mut(4).zip(groups.chunks_exact(64)) {
+        four.copy_from_slice(&group[4 * lane..][..4]);
+    }
+    bytes
+}
+
+/// Writes the half-precision field of row `lane` into 32 bytes of a panel block.
+pub(super) fn half_to_lane(field: [u8; 2], lane: usize, fields: &mut [u8]) {
+    fields[2 * lane..][..2].copy_from_slice(&field);
+}
+
+/// The inverse of [`half_to_lane`].
+pub(super) fn half_from_lane(fields: &[u8], lane: usize) -> [u8; 2] {
+    [fields[2 * lane], fields[2 * lane + 1]]
+}

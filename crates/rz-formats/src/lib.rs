@@ -1,7 +1,9 @@
 //! Memory-mapped, validated readers and writers of model files.
 
-/// Placeholder until the reader lands.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[error("format error")]
-pub struct FormatError;
+mod error;
+mod metadata;
+mod value;
+
+pub use error::{FormatError, Place};
+pub use metadata::Metadata;
+pub use value::{Array, StringArray, Value};

@@ -41,4 +41,56 @@ impl PanelKind {
             PanelKind::Bits8 => 32 + 512,
         }
     }
+
+    /// Bytes of a packed matrix, or `None` when its columns do not fill whole panel
+    /// blocks or the size overflows.
+    pub fn matrix_bytes(self, rows: usize, columns: usize) -> Option<usize> {
+        if !columns.is_multiple_of(PANEL_COLUMNS) {
+            return None;
+        }
+        let panel = (columns / PANEL_COLUMNS).checked_mul(self.block_bytes())?;
+        rows.div_ceil(PANEL_ROWS).checked_mul(panel)
+    }
+}
+
+/// A packed matrix, borrowed: whole panels of [`PANEL_ROWS`] rows, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct PanelRef<'a> {
+    kind: PanelKind,
+    rows: usize,
+    columns: usize,
+    units: &'a [u16],
+}
+
+impl<'a> PanelRef<'a> {
+    /// Describes `bytes` as the panels of a matrix.
+    ///
+    /// # Panics
+    /// When the size of `bytes` is not [`PanelKind::matrix_bytes`] or it is not
+    /// aligned to two bytes: both are decided by whoever packed the matrix.
+    pub fn new(kind: PanelKind, rows: usize, columns: usize, bytes: &'a [u8]) -> PanelRef<'a> {
+        assert_eq!(Some(bytes.len()), kind.matrix_bytes(rows, columns), "bytes of {rows} x {columns} {kind:?}");
+        PanelRef { kind, rows, columns, units: bytemuck::cast_slice(bytes) }
+    }
+
+    /// How the weights are stored.
+    pub fn kind(self) -> PanelKind {
+        self.kind
+    }
+
+    /// Rows of the matrix: the length of a product.
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the matrix: the length of an operand.
+    pub fn columns(self) -> usize {
+        self.columns
+    }
+
+    // The panel that holds rows `16 * index..`, in units of 16 bits.
+    pub(crate) fn panel(self, index: usize) -> &'a [u16] {
+        let size = self.columns / PANEL_COLUMNS * self.kind.block_bytes() / 2;
+        &self.units[index * size..][..size]
+    }
 }

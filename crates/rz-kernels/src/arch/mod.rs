@@ -1,0 +1,190 @@
+//! Instruction sets: the vector operations every kernel is written in, and the
+//! choice of the set that this processor runs.
+//!
+//! A kernel is one generic [`SimdOp`]; [`Kernels::run`] instantiates it for the
+//! chosen set. Every vector has the same logical width on every set (16 lanes of
+//! 32 bits, 64 bytes), so that sums are formed in the same order everywhere.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+/// Lanes of a vector of 32-bit numbers.
+pub const LANES: usize = 16;
+
+/// Vector operations of one instruction set.
+///
+/// A value of an implementing type exists only when the processor has the
+/// features, so its methods are safe to call.
+pub trait Isa: Copy + Send + Sync + 'static {
+    /// Sixteen `f32`.
+    type F32: Copy;
+    /// Sixteen `i32`.
+    type I32: Copy;
+    /// Sixty-four bytes.
+    type Bytes: Copy;
+
+    /// What [`dot_wide`](Self::dot_wide) subtracts from every weight byte.
+    const WIDE_OFFSET: i32;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F32;
+    /// Lanes from memory.
+    fn load(self, x: &[f32; LANES]) -> Self::F32;
+    /// Lanes from half-precision bits.
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F32;
+    /// Lanes to memory.
+    fn store(self, v: Self::F32, out: &mut [f32; LANES]);
+    /// Lanes to half-precision bits, rounded to nearest even.
+    fn store_f16(self, v: Self::F32, out: &mut [u16; LANES]);
+    /// `a + b`.
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a - b`.
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b`.
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a / b`.
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`; fused, except on the portable set.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The larger of each pair; unspecified when one is NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The smaller of each pair; unspecified when one is NaN.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Magnitudes.
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// The sum of all lanes: lane `i` meets `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
+    fn sum(self, v: Self::F32) -> f32;
+    /// The largest lane.
+    fn max_lane(self, v: Self::F32) -> f32;
+    /// Nearest integers, half to even, for lanes of magnitude below 2^31.
+    fn round(self, v: Self::F32) -> Self::I32;
+    /// To floating point.
+    fn to_f32(self, v: Self::I32) -> Self::F32;
+    /// `2^n` for `n` in `-126..=127`.
+    fn exp2i(self, n: Self::I32) -> Self::F32;
+
+    /// All lanes `x`.
+    fn splat_i32(self, x: i32) -> Self::I32;
+    /// The sum of all lanes.
+    fn sum_i32(self, v: Self::I32) -> i32;
+    /// The low byte of every lane, for lanes in `-128..=127`.
+    fn store_i8(self, v: Self::I32, out: &mut [i8; LANES]);
+
+    /// Bytes from memory.
+    fn load_bytes(self, x: &[u8; 64]) -> Self::Bytes;
+    /// The low half of every byte.
+    fn low_nibbles(self, v: Self::Bytes) -> Self::Bytes;
+    /// The high half of every byte, shifted down.
+    fn high_nibbles(self, v: Self::Bytes) -> Self::Bytes;
+    /// Adds to lane `i` the sum over `j < 4` of `w[4i + j] * a[j]`. Exact for weight
+    /// bytes up to 127 and any activations.
+    fn dot(self, acc: Self::I32, w: Self::Bytes, a: [i8; 4]) -> Self::I32;
+    /// As [`dot`](Self::dot), with `w - WIDE_OFFSET` for `w`. Exact for any weight
+    /// bytes and activations in `-127..=127`.
+    fn dot_wide(self, acc: Self::I32, w: Self::Bytes, a: [i8; 4]) -> Self::I32;
+}
+
+/// A kernel: generic over the instruction set.
+///
+/// `eval` and what it calls carry `#[inline(always)]`, so that they are compiled
+/// with the features of the entry point that [`Kernels::run`] picks.
+pub trait SimdOp {
+    /// What the kernel returns.
+    type Output;
+    /// Runs the kernel.
+    fn eval<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// Declares the instruction sets, best first. One row makes the detection, the
+/// token's constructor and the entry point, so that what is detected and what is
+/// compiled cannot differ.
+macro_rules! isas {
+    ($($(#[$arch:meta])? $name:ident, $label:literal, $token:path, [$($feature:tt),*], $tile:literal;)*) => {
+        /// The instruction sets that this build knows, best first.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum IsaKind { $(
+            #[doc = concat!("`", $label, "`.")]
+            $(#[$arch])?
+            $name
+        ),* }
+
+        impl IsaKind {
+            /// Every set of this build, best first.
+            pub const ALL: &'static [IsaKind] = &[$($(#[$arch])? IsaKind::$name),*];
+
+            /// The name that users give and see.
+            pub const fn name(self) -> &'static str {
+                match self { $($(#[$arch])? IsaKind::$name => $label),* }
+            }
+
+            /// Whether this processor has it.
+            pub fn is_available(self) -> bool {
+                match self { $($(#[$arch])? IsaKind::$name => true $(&& std::arch::is_x86_feature_detected!($feature))*),* }
+            }
+
+            // Tokens whose sums one pass keeps in registers.
+            const fn tile(self) -> usize {
+                match self { $($(#[$arch])? IsaKind::$name => $tile),* }
+            }
+        }
+
+        impl Kernels {
+            /// Runs `op` on the chosen instruction set.
+            #[inline]
+            pub fn run<Op: SimdOp>(self, op: Op) -> Op::Output {
+                match self.isa { $($(#[$arch])? IsaKind::$name => {
+                    $(#[target_feature(enable = $feature)])*
+                    #[allow(unused_unsafe, unsafe_code)]
+                    unsafe fn enter<Op: SimdOp>(op: Op) -> Op::Output {
+                        // SAFETY: the caller has the features; see below.
+                        op.eval(unsafe { <$token>::assume() })
+                    }
+                    // SAFETY: `Kernels` is only made for a set that `is_available`.
+                    #[allow(unsafe_code)]
+                    unsafe { enter(op) }
+                }),* }
+            }
+        }
+    };
+}
+
+isas! {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni, "avx512-vnni", avx512::Avx512Vnni, ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"], 8;
+    #[cfg(target_arch = "x86_64")]
+    Avx2, "avx2", avx2::Avx2, ["avx2", "fma", "f16c"], 4;
+    Portable, "portable", portable::Portable, [], 4;
+}
+
+/// The chosen instruction set. Made once in `main` and handed down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernels {
+    isa: IsaKind,
+}
+
+impl Kernels {
+    /// The best set that this processor has.
+    pub fn detect() -> Kernels {
+        let isa = IsaKind::ALL.iter().copied().find(|isa| isa.is_available());
+        Kernels { isa: isa.unwrap_or(IsaKind::Portable) }
+    }
+
+    /// This set, if the processor has it.
+    pub fn with(isa: IsaKind) -> Option<Kernels> {
+        isa.is_available().then_some(Kernels { isa })
+    }
+
+    /// The chosen set.
+    pub fn isa(self) -> IsaKind {
+        self.isa
+    }
+
+    /// Tokens that one pass over a panel serves.
+    pub fn tile(self) -> usize {
+        self.isa.tile()
+    }
+}

@@ -1,0 +1,72 @@
+//! Large aligned memory, and how fast it can be read.
+
+use std::ops::{Deref, DerefMut};
+
+use memmap2::MmapMut;
+
+use crate::{Isa, Kernels, SimdOp};
+
+/// Zeroed anonymous memory, aligned to 64 bytes and more, in huge pages where the
+/// system offers them. Pages that are never touched cost nothing.
+pub struct Arena {
+    map: MmapMut,
+}
+
+impl Arena {
+    /// Reserves `bytes`.
+    ///
+    /// # Errors
+    /// When the system refuses the reservation.
+    pub fn new(bytes: usize) -> std::io::Result<Arena> {
+        // An empty mapping is refused by the system, and a whole number of huge
+        // pages lets the last one be huge too.
+        const HUGE_PAGE: usize = 2 << 20;
+        let rounded = if bytes < HUGE_PAGE { bytes.max(64) } else { bytes.next_multiple_of(HUGE_PAGE) };
+        let map = MmapMut::map_anon(rounded)?;
+        // Only a hint: systems without huge pages refuse it, and nothing is lost.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Arena { map })
+    }
+}
+
+impl Deref for Arena {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl DerefMut for Arena {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+}
+
+impl std::fmt::Debug for Arena {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Arena({} bytes)", self.map.len())
+    }
+}
+
+/// Reads every whole 64-byte line of `bytes` once and returns a checksum: the
+/// yardstick that weight streaming is held against.
+pub fn read_all(kernels: Kernels, bytes: &[u8]) -> i32 {
+    struct Read<'a>(&'a [u8]);
+    impl SimdOp for Read<'_> {
+        type Output = i32;
+        #[inline(always)]
+        fn eval<I: Isa>(self, isa: I) -> i32 {
+            let mut sums = [isa.splat_i32(0); 4];
+            let (groups, _) = self.0.as_chunks::<256>();
+            for group in groups {
+                let (lines, _) = group.as_chunks::<64>();
+                for (sum, line) in sums.iter_mut().zip(lines) {
+                    *sum = isa.dot(*sum, isa.load_bytes(line), [1; 4]);
+                }
+            }
+            sums.into_iter().fold(0i32, |total, sum| total.wrapping_add(isa.sum_i32(sum)))
+        }
+    }
+    kernels.run(Read(bytes))
+}

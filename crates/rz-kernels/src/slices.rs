@@ -1,0 +1,203 @@
+//! Disjoint parts of one buffer, written by several threads at once.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::Team;
+
+/// Some columns of a row-major matrix: one thread's share of a product's output.
+pub struct Columns<'a> {
+    base: *mut f32,
+    stride: usize,
+    rows: usize,
+    columns: Range<usize>,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+impl Columns<'_> {
+    /// Rows of the matrix.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The columns that this share covers.
+    pub fn columns(&self) -> Range<usize> {
+        self.columns.clone()
+    }
+
+    /// Row `row` of the share.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: the parts of one matrix cover disjoint columns, each within the
+        // stride (`Team::columns` makes them so), and the rows were checked.
+        #[allow(unsafe_code)]
+        unsafe {
+            let start = self.base.add(row * self.stride + self.columns.start);
+            std::slice::from_raw_parts_mut(start, self.columns.len())
+        }
+    }
+}
+
+/// A row-major matrix whose columns are shared out to the threads.
+pub struct Split<'a> {
+    /// Rows x columns.
+    pub data: &'a mut [f32],
+    /// Columns of the matrix.
+    pub columns: usize,
+    /// Shares start at multiples of this many columns.
+    pub grain: usize,
+}
+
+struct Base(*mut f32);
+// SAFETY: the pointer is only used to make the disjoint parts of `Columns`.
+#[allow(unsafe_code)]
+unsafe impl Sync for Base {}
+
+impl Team<'_> {
+    /// Shares the columns of several matrices out to the threads in one region:
+    /// `task(which, columns)` fills the given columns of matrix `which`.
+    ///
+    /// # Panics
+    /// When a matrix is not whole rows, or a task panics.
+    pub fn columns<const N: usize>(
+        &self,
+        matrices: [Split<'_>; N],
+        task: impl Fn(usize, Columns<'_>) + Sync,
+    ) {
+        struct Part {
+            base: Base,
+            rows: usize,
+            columns: usize,
+            size: usize,
+            first: usize,
+        }
+        let total: usize = matrices.iter().map(|m| m.columns).sum();
+        let mut tasks = 0;
+        let parts = matrices.map(|m| {
+            assert!(m.columns > 0 && m.data.len().is_multiple_of(m.columns), "a matrix of whole rows");
+            let size = self.piece(total, m.grain);
+            let part = Part {
+                base: Base(m.data.as_mut_ptr()),
+                rows: m.data.len() / m.columns,
+                columns: m.columns,
+                size,
+                first: tasks,
+            };
+            tasks += m.columns.div_ceil(size);
+            part
+        });
+        self.run(tasks, &|i| {
+            let which = parts.iter().rposition(|part| part.first <= i).expect("the first part starts at 0");
+            let part = &parts[which];
+            let start = (i - part.first) * part.size;
+            let columns = start..(start + part.size).min(part.columns);
+            let Base(base) = part.base;
+            let stride = part.columns;
+            task(which, Columns { base, stride, rows: part.rows, columns, borrow: PhantomData });
+        });
+    }
+
+    /// Shares whole rows out to the threads: `task(first, rows)` works on the rows
+    /// from number `first` on.
+    ///
+    /// # Panics
+    /// When `data` is not whole rows of `width`, or a task panics.
+    pub fn rows<T: Send>(&self, data: &mut [T], width: usize, task: impl Fn(usize, &mut [T]) + Sync) {
+        assert!(width > 0 && data.len().is_multiple_of(width), "a matrix of whole rows");
+        let rows = data.len() / width;
+        let base = Unique(data.as_mut_ptr());
+        self.ranges(rows, 1, |range| {
+            let Unique(base) = &base;
+            // SAFETY: `ranges` deals disjoint ranges below `rows`, and the buffer
+            // holds `rows * width` elements for as long as this call lasts.
+            #[allow(unsafe_code)]
+            let part =
+                unsafe { std::slice::from_raw_parts_mut(base.add(range.start * width), range.len() * width) };
+            task(range.start, part);
+        });
+    }
+}
+
+impl Team<'_> {
+    /// As [`rows`](Self::rows) over two buffers at once, each of `rows` rows of
+    /// `width` elements, of which the last may be shorter.
+    ///
+    /// # Panics
+    /// When the buffers differ in length or do not have `rows` rows.
+    pub(crate) fn row_pairs<A: Send, B: Send>(
+        &self,
+        a: &mut [A],
+        b: &mut [B],
+        width: usize,
+        rows: usize,
+        task: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+    ) {
+        assert!(a.len() == b.len() && a.len().div_ceil(width) == rows, "{rows} rows of {width}");
+        let len = a.len();
+        let (a, b) = (Unique(a.as_mut_ptr()), Unique(b.as_mut_ptr()));
+        self.ranges(rows, 1, |range| {
+            let (Unique(a), Unique(b)) = (&a, &b);
+            let (start, end) = (range.start * width, (range.end * width).min(len));
+            // SAFETY: `ranges` deals disjoint ranges below `rows`, `end` is within
+            // both buffers, and `start` is below it since `range` is not empty.
+            #[allow(unsafe_code)]
+            let (a, b) = unsafe {
+                let a = std::slice::from_raw_parts_mut(a.add(start), end - start);
+                (a, std::slice::from_raw_parts_mut(b.add(start), end - start))
+            };
+            task(range.start, a, b);
+        });
+    }
+}
+
+struct Unique<T>(*mut T);
+// SAFETY: each thread reaches its own elements only, which are `Send`.
+#[allow(unsafe_code)]
+unsafe impl<T: Send> Sync for Unique<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Pool;
+
+    #[test]
+    fn columns_are_filled_once_each() {
+        for threads in [1, 3] {
+            let pool = Pool::new(threads).unwrap();
+            let (mut a, mut b) = (vec![0.0; 3 * 100], vec![0.0; 3 * 40]);
+            pool.step(|team| {
+                let split = |data, columns| Split { data, columns, grain: 16 };
+                team.columns([split(&mut a, 100), split(&mut b, 40)], |which, mut part| {
+                    for row in 0..part.rows() {
+                        let columns = part.columns();
+                        for (out, column) in part.row(row).iter_mut().zip(columns) {
+                            *out += (1000 * which + 100 * row + column) as f32 + 0.5;
+                        }
+                    }
+                });
+            });
+            for (which, (data, columns)) in [(&a, 100), (&b, 40)].into_iter().enumerate() {
+                for (i, &x) in data.iter().enumerate() {
+                    assert_eq!(x, (1000 * which + 100 * (i / columns) + i % columns) as f32 + 0.5);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_visited_once_each() {
+        let pool = Pool::new(3).unwrap();
+        let mut data = vec![0usize; 37 * 5];
+        pool.step(|team| {
+            team.rows(&mut data, 5, |first, rows| {
+                for (i, row) in rows.chunks_exact_mut(5).enumerate() {
+                    row.iter_mut().for_each(|x| *x += first + i + 1);
+                }
+            });
+        });
+        assert!(data.iter().enumerate().all(|(i, &x)| x == i / 5 + 1));
+    }
+}

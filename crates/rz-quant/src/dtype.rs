@@ -100,9 +100,18 @@ pub trait FormatVisitor {
 
 formats! {
     F32 = 0 => formats::F32,
+    F16 = 1 => formats::F16,
     Q4_0 = 2 => formats::Q4_0,
     Q4_1 = 3 => formats::Q4_1,
+    Q5_0 = 6 => formats::Q5_0,
+    Q5_1 = 7 => formats::Q5_1,
     Q8_0 = 8 => formats::Q8_0,
+    Q2_K = 10 => formats::Q2_K,
+    Q3_K = 11 => formats::Q3_K,
+    Q4_K = 12 => formats::Q4_K,
+    Q5_K = 13 => formats::Q5_K,
+    Q6_K = 14 => formats::Q6_K,
+    BF16 = 30 => formats::BF16,
 }
 
 impl std::fmt::Display for DType {

@@ -1,0 +1,63 @@
+//! Q5_1: 32 elements, 24 bytes.
+//!
+//! | bytes | meaning |
+//! | --- | --- |
+//! | 0..2 | `d`, scale, f16 |
+//! | 2..4 | `m`, minimum, f16 |
+//! | 4..8 | `qh`: bit `j` of this little-endian word is bit 4 of element `j` |
+//! | 8..24 | `qs`: byte `j` holds bits 0..4 of element `j` in its low, of `j + 16` in its high half |
+//!
+//! `x = d * q + m`, with `q` in `0..32`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::common::{HALF_MAX, affine, half, inverse, limited, range, to_half};
+use super::planes;
+use crate::BlockFormat;
+
+/// The marker of this format.
+#[allow(non_camel_case_types)]
+pub struct Q5_1;
+
+/// The block as it lies in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Block {
+    /// Scale, f16, little-endian.
+    pub d: [u8; 2],
+    /// Minimum, f16, little-endian.
+    pub m: [u8; 2],
+    /// The high bit of each element.
+    pub qh: [u8; 4],
+    /// The low four bits, two elements a byte.
+    pub qs: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Block>() == 24 && align_of::<Block>() == 1);
+
+impl BlockFormat for Q5_1 {
+    type Block = Block;
+    const ELEMENTS: usize = 32;
+
+    fn decode(block: &Block, out: &mut [f32]) {
+        let mut q = [0; 32];
+        planes::read::<4, 16>(&block.qs, 0, &mut q);
+        planes::read::<1, 1>(&block.qh, 4, &mut q);
+        affine(half(block.d), half(block.m), &q, &mut out[..32]);
+    }
+
+    // The smallest element becomes q = 0, the largest q = 31.
+    fn encode(x: &[f32]) -> Block {
+        let x: [f32; 32] = limited(x, -HALF_MAX, 30.0 * HALF_MAX);
+        let (m, max) = range(&x);
+        let d = (max - m) / 31.0;
+        let id = inverse(d);
+        let q = x.map(|v| (((v - m) * id + 0.5) as u8).min(31));
+        Block {
+            d: to_half(d),
+            m: to_half(m),
+            qh: planes::write::<1, 1, 4>(&q, 4),
+            qs: planes::write::<4, 16, 16>(&q, 0),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Q5_K: 256 elements, 176 bytes; 8 sub-blocks of 32 elements.
+//!
+//! | bytes | meaning |
+//! | --- | --- |
+//! | 0..2 | `d`, scale of the scales, f16 |
+//! | 2..4 | `dmin`, scale of the minimums, f16 |
+//! | 4..16 | `scale` and `min` of each sub-block, six bits each, as in Q4_K |
+//! | 16..48 | `qh`: bit `b` of byte `l` is bit 4 of element `32b + l` |
+//! | 48..176 | `qs`: byte `32p + l` holds bits 0..4 of element `64p + l` in its low, of `64p + 32 + l` in its high half |
+//!
+//! `x = d * scale * q - dmin * min`, with `q` in `0..32`, `scale` and `min` in `0..64`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::common::{affine, half};
+use super::{planes, search};
+use crate::BlockFormat;
+
+/// The marker of this format.
+#[allow(non_camel_case_types)]
+pub struct Q5_K;
+
+/// The block as it lies in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Block {
+    /// Scale of the scales, f16, little-endian.
+    pub d: [u8; 2],
+    /// Scale of the minimums, f16, little-endian.
+    pub dmin: [u8; 2],
+    /// Scale and minimum of each sub-block, six bits each.
+    pub scales: [u8; 12],
+    /// The high bit of each element.
+    pub qh: [u8; 32],
+    /// The low four bits, two elements a byte.
+    pub qs: [u8; 128],
+}
+
+const _: () = assert!(size_of::<Block>() == 176 && align_of::<Block>() == 1);
+
+impl BlockFormat for Q5_K {
+    type Block = Block;
+    const ELEMENTS: usize = 256;
+
+    fn decode(block: &Block, out: &mut [f32]) {
+        let mut q = [0; 256];
+        planes::read::<4, 32>(&block.qs, 0, &mut q);
+        planes::read::<1, 32>(&block.qh, 4, &mut q);
+        let (d, dmin) = (half(block.d), half(block.dmin));
+        let (scales, mins) = planes::read_scales(&block.scales);
+        let sub_blocks = q.as_chunks::<32>().0.iter().zip(out[..256].as_chunks_mut::<32>().0);
+        for (((q, out), scale), min) in sub_blocks.zip(scales).zip(mins) {
+            affine(d * f32::from(scale), -(dmin * f32::from(min)), q, out);
+        }
+    }
+
+    fn encode(x: &[f32]) -> Block {
+        let found = search::affine::<32, 8>(x, 31, 63);
+        Block {
+            d: found.d,
+            dmin: found.dmin,
+            scales: planes::write_scales(&found.scales, &found.mins),
+            qh: planes::write::<1, 32, 32>(&found.q, 4),
+            qs: planes::write::<4, 32, 128>(&found.q, 0),
+        }
+    }
+}

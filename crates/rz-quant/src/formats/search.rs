@@ -1,0 +1,307 @@
+//! The encoders of super-blocks: a search for the integer scales of the sub-blocks
+//! and for the half-precision factors above them.
+//!
+//! What is made small is the plain sum of squared errors, in three steps:
+//!
+//! 1. Each sub-block alone, with real scale and minimum: start from grids that
+//!    spread its range over a little less and a little more than all levels, and
+//!    improve each by turns, nearest levels for the scale, then least squares for
+//!    the levels.
+//! 2. All together: factors that give the largest scale the largest integer, and
+//!    for each sub-block the best integers in the neighbourhood of the ideal ones.
+//! 3. By turns: least squares for the factors, then step 2 again around the
+//!    present integers, as long as the error falls.
+
+use super::common::{HALF_MAX, half, inverse, limited, peak, range, to_half};
+
+/// A super-block of `d * scale * q - dmin * min`.
+pub(super) struct Affine<const SUBS: usize> {
+    pub(super) d: [u8; 2],
+    pub(super) dmin: [u8; 2],
+    pub(super) scales: [u8; SUBS],
+    pub(super) mins: [u8; SUBS],
+    pub(super) q: [u8; 256],
+}
+
+/// A super-block of `d * scale * (q - half of the levels)`.
+pub(super) struct Centred {
+    pub(super) d: [u8; 2],
+    pub(super) scales: [i8; 16],
+    pub(super) q: [u8; 256],
+}
+
+/// Encodes `SUBS` sub-blocks of `N` elements with `q` in `0..=q_max`, `scale` and
+/// `min` in `0..=scale_max`.
+pub(super) fn affine<const N: usize, const SUBS: usize>(x: &[f32], q_max: u8, scale_max: u8) -> Affine<SUBS> {
+    let limit = HALF_MAX * f32::from(scale_max);
+    let x: [f32; 256] = limited(x, -limit, limit);
+    let levels = Levels { low: 0.0, high: f32::from(q_max) };
+    let integers = Integers { low: 0, high: i32::from(scale_max) };
+    let found = super_block::<N, SUBS>(&x, levels, integers, integers, fit_affine);
+    Affine {
+        d: to_half(found.d),
+        dmin: to_half(found.dmin),
+        scales: found.scales.map(|s| s as u8),
+        mins: found.mins.map(|m| m as u8),
+        q: found.q,
+    }
+}
+
+/// Encodes 16 sub-blocks of 16 elements with `q - q_half` in `-q_half..q_half` and
+/// `scale` in `-scale_half..scale_half`.
+pub(super) fn centred(x: &[f32], q_half: u8, scale_half: u8) -> Centred {
+    let limit = HALF_MAX * f32::from(scale_half);
+    let x: [f32; 256] = limited(x, -limit, limit);
+    let levels = Levels { low: -f32::from(q_half), high: f32::from(q_half) - 1.0 };
+    let integers = Integers { low: -i32::from(scale_half), high: i32::from(scale_half) - 1 };
+    let found = super_block::<16, 16>(&x, levels, integers, Integers { low: 0, high: 0 }, fit_centred);
+    Centred { d: to_half(found.d), scales: found.scales.map(|s| s as i8), q: found.q }
+}
+
+/// The values that a quantized element may have.
+#[derive(Clone, Copy)]
+struct Levels {
+    low: f32,
+    high: f32,
+}
+
+/// The values that the scale, or the minimum, of a sub-block may have.
+#[derive(Clone, Copy)]
+struct Integers {
+    low: i32,
+    high: i32,
+}
+
+impl Integers {
+    /// The factor under which the value of the largest magnitude still fits.
+    fn factor(self, values: &[f32]) -> f32 {
+        let peak = peak(values);
+        // One more on the negative side: a negative factor turns the peak there.
+        let bound = if -self.low > self.high { self.low } else { self.high };
+        if bound == 0 { 0.0 } else { as_half(peak / bound as f32) }
+    }
+
+    fn nearest(self, value: f32) -> i32 {
+        (value.round() as i32).clamp(self.low, self.high)
+    }
+
+    /// An integer and those beside it.
+    fn around(self, value: i32) -> impl Iterator<Item = i32> {
+        (value - 1).max(self.low)..=(value + 1).min(self.high)
+    }
+}
+
+/// A value as its half-precision field will hold it.
+fn as_half(value: f32) -> f32 {
+    half(to_half(value.clamp(-HALF_MAX, HALF_MAX)))
+}
+
+struct SuperBlock<const SUBS: usize> {
+    d: f32,
+    dmin: f32,
+    scales: [i32; SUBS],
+    mins: [i32; SUBS],
+    q: [u8; 256],
+}
+
+fn super_block<const N: usize, const SUBS: usize>(
+    x: &[f32; 256],
+    levels: Levels,
+    scale_integers: Integers,
+    min_integers: Integers,
+    fit: fn(&[f32; N], Levels) -> Grid,
+) -> SuperBlock<SUBS> {
+    const { assert!(N * SUBS == 256) };
+    let subs: &[[f32; N]; SUBS] = x.as_chunks().0.try_into().expect("256 elements");
+    let ideal = subs.each_ref().map(|x| fit(x, levels));
+
+    let mut d = scale_integers.factor(&ideal.map(|grid| grid.scale));
+    let mut dmin = min_integers.factor(&ideal.map(|grid| grid.min));
+    let mut scales = ideal.map(|grid| scale_integers.nearest(grid.scale * inverse(d)));
+    let mut mins = ideal.map(|grid| min_integers.nearest(grid.min * inverse(dmin)));
+
+    let mut best = SuperBlock { d: 0.0, dmin: 0.0, scales: [0; SUBS], mins: [0; SUBS], q: [0; 256] };
+    let mut best_error = f32::INFINITY;
+    for _ in 0..ROUNDS {
+        let mut total = 0.0;
+        let mut squares = Squares::default();
+        for (j, x) in subs.iter().enumerate() {
+            let (scale, min, nearest) = scale_integers
+                .around(scales[j])
+                .flat_map(|scale| min_integers.around(mins[j]).map(move |min| (scale, min)))
+                .map(|(scale, min)| {
+                    let grid = Grid { scale: d * scale as f32, min: dmin * min as f32 };
+                    (scale, min, sums(x, grid, levels))
+                })
+                .min_by(|a, b| a.2.error.total_cmp(&b.2.error))
+                .expect("at least the present integers");
+            (scales[j], mins[j]) = (scale, min);
+            total += nearest.error;
+            squares.add(scale, min, N, &nearest);
+        }
+        if total >= best_error {
+            break;
+        }
+        best_error = total;
+        best = SuperBlock { d, dmin, scales, mins, q: best.q };
+        (d, dmin) = squares.factors();
+    }
+    for ((x, q), (scale, min)) in
+        subs.iter().zip(best.q.as_chunks_mut::<N>().0).zip(best.scales.iter().zip(&best.mins))
+    {
+        let grid = Grid { scale: best.d * *scale as f32, min: best.dmin * *min as f32 };
+        *q = quantize(x, grid, levels);
+    }
+    best
+}
+
+/// Turns of step 3; the error of most super-blocks settles earlier.
+const ROUNDS: usize = 6;
+
+/// The sums of a least-squares fit of `x = d * a - dmin * b` over a super-block,
+/// with `a = scale * q` and `b = min`.
+#[derive(Default)]
+struct Squares {
+    aa: f64,
+    ab: f64,
+    bb: f64,
+    xa: f64,
+    xb: f64,
+}
+
+impl Squares {
+    fn add(&mut self, scale: i32, min: i32, elements: usize, sums: &Sums) {
+        let (scale, min) = (f64::from(scale), f64::from(min));
+        self.aa += scale * scale * f64::from(sums.qq);
+        self.ab += scale * min * f64::from(sums.q);
+        self.bb += min * min * elements as f64;
+        self.xa += scale * f64::from(sums.xq);
+        self.xb += min * f64::from(sums.x);
+    }
+
+    /// The factors of the least error, as their fields will hold them.
+    fn factors(&self) -> (f32, f32) {
+        let determinant = self.aa * self.bb - self.ab * self.ab;
+        let dmin =
+            if determinant > 0.0 { (self.ab * self.xa - self.aa * self.xb) / determinant } else { 0.0 };
+        let dmin = as_half(dmin.max(0.0) as f32);
+        let d = if self.aa > 0.0 { (self.xa + f64::from(dmin) * self.ab) / self.aa } else { 0.0 };
+        (as_half(d as f32), dmin)
+    }
+}
+
+/// The real scale and minimum of a sub-block: `x = scale * q - min`.
+#[derive(Clone, Copy)]
+struct Grid {
+    scale: f32,
+    min: f32,
+}
+
+/// Step 1 for `q` from 0 on, with a minimum of at least 0 below a scale of at
+/// least 0.
+fn fit_affine<const N: usize>(x: &[f32; N], levels: Levels) -> Grid {
+    let (low, high) = range(x);
+    let min = -low.min(0.0);
+    let width = high + min;
+    let starts = SPREADS.map(|spread| Grid { scale: width / (levels.high + spread), min });
+    improve(x, levels, starts, Sums::affine::<N>)
+}
+
+/// Step 1 for `q` around 0: the element of the largest magnitude at either end.
+fn fit_centred<const N: usize>(x: &[f32; N], levels: Levels) -> Grid {
+    let peak = peak(x);
+    let at = |end: f32| SPREADS.map(|spread| Grid { scale: peak / (end + end.signum() * spread), min: 0.0 });
+    improve(x, levels, at(levels.low).into_iter().chain(at(levels.high)), Sums::centred)
+}
+
+/// How many levels more than there are a starting grid spreads the range over.
+const SPREADS: [f32; 15] =
+    [-0.875, -0.75, -0.625, -0.5, -0.375, -0.25, -0.125, 0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875];
+
+/// Improves each grid by turns, and returns the one of the least error.
+fn improve<const N: usize>(
+    x: &[f32; N],
+    levels: Levels,
+    starts: impl IntoIterator<Item = Grid>,
+    refit: fn(&Sums) -> Grid,
+) -> Grid {
+    let mut best = (f32::INFINITY, Grid { scale: 0.0, min: 0.0 });
+    for mut grid in starts {
+        let mut error = f32::INFINITY;
+        for _ in 0..4 {
+            let sums = sums(x, grid, levels);
+            if sums.error < best.0 {
+                best = (sums.error, grid);
+            }
+            if sums.error >= error {
+                break;
+            }
+            error = sums.error;
+            grid = refit(&sums);
+        }
+    }
+    best.1
+}
+
+/// What the nearest levels of a sub-block add up to.
+#[derive(Clone, Copy)]
+struct Sums {
+    error: f32,
+    q: f32,
+    qq: f32,
+    x: f32,
+    xq: f32,
+}
+
+impl Sums {
+    /// The grid of the least error for these levels, its minimum not negative.
+    fn affine<const N: usize>(&self) -> Grid {
+        let n = N as f32;
+        let determinant = n * self.qq - self.q * self.q;
+        if determinant > 0.0 {
+            let min = (self.q * self.xq - self.qq * self.x) / determinant;
+            if min > 0.0 {
+                return Grid { scale: (n * self.xq - self.q * self.x) / determinant, min };
+            }
+        }
+        self.centred()
+    }
+
+    /// The same without a minimum.
+    fn centred(&self) -> Grid {
+        Grid { scale: if self.qq > 0.0 { self.xq / self.qq } else { 0.0 }, min: 0.0 }
+    }
+}
+
+/// The error of a sub-block on a grid, each element at its nearest level.
+fn sums<const N: usize>(x: &[f32; N], grid: Grid, levels: Levels) -> Sums {
+    let inverse = inverse(grid.scale);
+    // Eight partial sums of each kind, so that the loop vectorises.
+    let [mut error, mut sum_q, mut qq, mut sum_x, mut xq] = [[0.0f32; 8]; 5];
+    for x in x.as_chunks::<8>().0 {
+        for i in 0..8 {
+            let q = nearest(x[i], grid.min, inverse, levels);
+            let miss = x[i] - (grid.scale * q - grid.min);
+            error[i] += miss * miss;
+            sum_q[i] += q;
+            qq[i] += q * q;
+            sum_x[i] += x[i];
+            xq[i] += x[i] * q;
+        }
+    }
+    let [error, q, qq, x, xq] = [error, sum_q, qq, sum_x, xq].map(|parts| parts.iter().sum());
+    Sums { error, q, qq, x, xq }
+}
+
+fn quantize<const N: usize>(x: &[f32; N], grid: Grid, levels: Levels) -> [u8; N] {
+    let inverse = inverse(grid.scale);
+    x.map(|x| (nearest(x, grid.min, inverse, levels) - levels.low) as u8)
+}
+
+/// The nearest level of an element.
+#[inline(always)]
+fn nearest(x: f32, min: f32, inverse: f32, levels: Levels) -> f32 {
+    // Adding a number whose last bit is worth one rounds to an integer.
+    const ROUND: f32 = 1.5 * (1 << 23) as f32;
+    (((x + min) * inverse).clamp(levels.low, levels.high) + ROUND) - ROUND
+}

@@ -66,7 +66,39 @@ pub trait Forward {
     /// # Errors
     /// When the batch is inconsistent, longer than [`max_batch`](Self::max_batch), or names a
     /// token or block that does not exist. Nothing is computed then.
-    fn forward(&mut self, batch: &Batch<'_>, layers: Range<usize>, out: &mut Output) -> Result<(), ModelError>;
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        layers: Range<usize>,
+        out: &mut Output,
+    ) -> Result<(), ModelError>;
+}
+
+impl<F: Forward + ?Sized> Forward for &mut F {
+    fn vocabulary(&self) -> usize {
+        (**self).vocabulary()
+    }
+
+    fn layers(&self) -> usize {
+        (**self).layers()
+    }
+
+    fn kv_blocks(&self) -> usize {
+        (**self).kv_blocks()
+    }
+
+    fn max_batch(&self) -> usize {
+        (**self).max_batch()
+    }
+
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        layers: Range<usize>,
+        out: &mut Output,
+    ) -> Result<(), ModelError> {
+        (**self).forward(batch, layers, out)
+    }
 }
 
 /// Why a model cannot be loaded or run.
@@ -79,4 +111,37 @@ pub enum ModelError {
     /// The container is broken or lacks a key.
     #[error(transparent)]
     Format(#[from] rz_formats::FormatError),
+    /// A sampler or one of its settings is not known by this name.
+    #[error("no {what} is called `{name}`; there are: {known}")]
+    UnknownSampler {
+        /// "sampler" or "sampler setting".
+        what: &'static str,
+        /// The name that was given.
+        name: String,
+        /// The names that exist, separated by commas.
+        known: String,
+    },
+    /// A sampler setting has a value that it does not take.
+    #[error("sampler setting {name} cannot be {value}: it takes {expected}")]
+    SamplerSetting {
+        /// Name of the setting.
+        name: String,
+        /// The value that was given.
+        value: String,
+        /// The kind and range of values that it takes.
+        expected: String,
+    },
+    /// The model computed a score that is not a number or is infinite.
+    #[error(
+        "the score of token {token} is {value}, not a finite number: the model's weights or arithmetic are broken"
+    )]
+    Score {
+        /// The token.
+        token: u32,
+        /// Its score.
+        value: f32,
+    },
+    /// Every token is excluded, so there is none to choose.
+    #[error("no token is left to choose from: every score is -inf or every token was excluded")]
+    NoCandidates,
 }

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 pub struct Place {
     /// The file.
     pub file: PathBuf,
-    /// Bytes from its start.
-    pub offset: u64,
+    /// Bytes from its start; `None` in a file that is yet to be written.
+    pub offset: Option<u64>,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, byte {}", path(&self.file), self.offset)
+        path(&self.file).fmt(f)?;
+        self.offset.map_or(Ok(()), |offset| write!(f, ", byte {offset}"))
     }
 }
 
@@ -114,7 +115,7 @@ pub enum FormatError {
         what: &'static str,
         /// The count.
         found: u64,
-        /// The most that the remaining bytes can hold.
+        /// The most that the remaining bytes can hold, or that is accepted.
         limit: u64,
     },
     /// An empty or overlong name.

@@ -187,7 +187,6 @@ impl StringArray {
 
     /// Takes strings that lie one after another in `text` and end at `ends`.
     /// When they are not UTF-8, the number of the first bad one comes back.
-    #[allow(dead_code)]
     pub(crate) fn from_parts(text: Vec<u8>, ends: Vec<usize>) -> Result<Self, usize> {
         let start_of = |i: usize| i.checked_sub(1).map_or(0, |before| ends[before]);
         // Checking the whole at once is several times faster than piece by piece. It is

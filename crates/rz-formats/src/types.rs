@@ -1,0 +1,232 @@
+//! The element types that a tensor in a model file can have.
+
+use std::fmt;
+
+use rz_quant::DType;
+
+use crate::error::{FormatError, Place};
+
+/// Element type of a tensor, by its number in GGUF files.
+///
+/// Every type that files may use has a name and a size here, so that a file can be
+/// shown in full; [`dtype`](Self::dtype) says which of them can be computed with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorType(u32);
+
+struct Row {
+    name: &'static str,
+    /// Elements of a block; 0 for a number that is no longer in use.
+    elements: u16,
+    bytes: u16,
+}
+
+const fn row(name: &'static str, elements: u16, bytes: u16) -> Row {
+    Row { name, elements, bytes }
+}
+
+const fn removed(name: &'static str) -> Row {
+    row(name, 0, 0)
+}
+
+/// The position of a row is the type's number.
+static TABLE: [Row; 43] = [
+    row("F32", 1, 4),
+    row("F16", 1, 2),
+    row("Q4_0", 32, 18),
+    row("Q4_1", 32, 20),
+    removed("Q4_2"),
+    removed("Q4_3"),
+    row("Q5_0", 32, 22),
+    row("Q5_1", 32, 24),
+    row("Q8_0", 32, 34),
+    row("Q8_1", 32, 40),
+    row("Q2_K", 256, 84),
+    row("Q3_K", 256, 110),
+    row("Q4_K", 256, 144),
+    row("Q5_K", 256, 176),
+    row("Q6_K", 256, 210),
+    row("Q8_K", 256, 292),
+    row("IQ2_XXS", 256, 66),
+    row("IQ2_XS", 256, 74),
+    row("IQ3_XXS", 256, 98),
+    row("IQ1_S", 256, 50),
+    row("IQ4_NL", 32, 18),
+    row("IQ3_S", 256, 110),
+    row("IQ2_S", 256, 82),
+    row("IQ4_XS", 256, 136),
+    row("I8", 1, 1),
+    row("I16", 1, 2),
+    row("I32", 1, 4),
+    row("I64", 1, 8),
+    row("F64", 1, 8),
+    row("IQ1_M", 256, 56),
+    row("BF16", 1, 2),
+    removed("Q4_0_4_4"),
+    removed("Q4_0_4_8"),
+    removed("Q4_0_8_8"),
+    row("TQ1_0", 256, 54),
+    row("TQ2_0", 256, 66),
+    removed("IQ4_NL_4_4"),
+    removed("IQ4_NL_4_8"),
+    removed("IQ4_NL_8_8"),
+    row("MXFP4", 32, 17),
+    row("NVFP4", 64, 36),
+    row("Q1_0", 128, 18),
+    row("Q2_0", 64, 18),
+];
+
+/// Why a number is not a [`TensorType`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoType {
+    /// It never was one.
+    Unknown,
+    /// It was one, of this name.
+    Removed(&'static str),
+}
+
+impl TensorType {
+    /// Every type, in the order of the numbers.
+    pub fn all() -> impl Iterator<Item = TensorType> {
+        (0..TABLE.len() as u32).filter_map(TensorType::from_id)
+    }
+
+    /// The type with this number, unless there is none or files may no longer use it.
+    pub fn from_id(id: u32) -> Option<TensorType> {
+        TensorType::look_up(id).ok()
+    }
+
+    pub(crate) fn look_up(id: u32) -> Result<TensorType, NoType> {
+        match TABLE.get(id as usize) {
+            None => Err(NoType::Unknown),
+            Some(row) if row.elements == 0 => Err(NoType::Removed(row.name)),
+            Some(_) => Ok(TensorType(id)),
+        }
+    }
+
+    fn row(self) -> &'static Row {
+        &TABLE[self.0 as usize]
+    }
+
+    /// The type's number in a GGUF file.
+    pub fn id(self) -> u32 {
+        self.0
+    }
+
+    /// The type's name, such as `Q4_K`.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// Elements of one block.
+    pub fn block_elements(self) -> usize {
+        self.row().elements.into()
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(self) -> usize {
+        self.row().bytes.into()
+    }
+
+    /// Bytes of a row of `elements` elements, or `None` when they do not fill whole
+    /// blocks or the size overflows.
+    pub fn row_bytes(self, elements: u64) -> Option<u64> {
+        let block = self.block_elements() as u64;
+        elements.is_multiple_of(block).then(|| (elements / block).checked_mul(self.block_bytes() as u64))?
+    }
+
+    /// Bytes of a tensor of this shape, the contiguous dimension first.
+    pub(crate) fn bytes(self, shape: &[u64]) -> Result<u64, BadShape> {
+        if shape.contains(&0) {
+            return Err(BadShape::Zero);
+        }
+        // Sizes are kept to 63 bits, so that sums of two never overflow.
+        let fits = |size: &u64| *size <= i64::MAX as u64;
+        let elements = shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim)).filter(fits);
+        let elements = elements.ok_or(BadShape::Overflow)?;
+        let row = shape.first().copied().unwrap_or(1);
+        let block = self.block_elements() as u64;
+        if !row.is_multiple_of(block) {
+            return Err(BadShape::PartialBlock { row, block });
+        }
+        self.row_bytes(elements).filter(fits).ok_or(BadShape::Overflow)
+    }
+
+    /// The format to compute with, when this type is supported.
+    pub fn dtype(self) -> Option<DType> {
+        DType::from_id(self.0)
+    }
+}
+
+/// Why a shape has no size.
+pub(crate) enum BadShape {
+    Zero,
+    Overflow,
+    PartialBlock { row: u64, block: u64 },
+}
+
+impl BadShape {
+    /// The error of a tensor of this shape.
+    pub(crate) fn of(self, place: Place, tensor: &str, shape: &[u64]) -> FormatError {
+        let (tensor, shape) = (tensor.to_owned(), shape.to_owned());
+        match self {
+            BadShape::Zero => FormatError::ZeroDimension { place, tensor, shape },
+            BadShape::Overflow => FormatError::ShapeOverflow { place, tensor, shape },
+            BadShape::PartialBlock { row, block } => {
+                FormatError::PartialBlock { place, tensor, found: row, expected: block }
+            }
+        }
+    }
+}
+
+impl From<DType> for TensorType {
+    fn from(dtype: DType) -> Self {
+        TensorType(dtype.id())
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl fmt::Debug for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_agrees_with_the_formats_that_are_computed_with() {
+        for &dtype in DType::ALL {
+            let found = TensorType::from_id(dtype.id()).unwrap();
+            assert_eq!(found, TensorType::from(dtype));
+            assert_eq!(found.dtype(), Some(dtype));
+            assert_eq!(found.name(), dtype.name());
+            assert_eq!(found.block_elements(), dtype.block_elements());
+            assert_eq!(found.block_bytes(), dtype.block_bytes());
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_use_are_no_types() {
+        assert_eq!(TensorType::look_up(4), Err(NoType::Removed("Q4_2")));
+        assert_eq!(TensorType::look_up(38), Err(NoType::Removed("IQ4_NL_8_8")));
+        assert_eq!(TensorType::look_up(43), Err(NoType::Unknown));
+        assert_eq!(TensorType::look_up(u32::MAX), Err(NoType::Unknown));
+        assert_eq!(TensorType::all().count(), 43 - 8);
+    }
+
+    #[test]
+    fn rows_are_whole_blocks() {
+        let q4_k = TensorType::from_id(12).unwrap();
+        assert_eq!(q4_k.row_bytes(512), Some(288));
+        assert_eq!(q4_k.row_bytes(500), None);
+        let f64 = TensorType::from_id(28).unwrap();
+        assert_eq!(f64.row_bytes(1 << 61), None);
+    }
+}

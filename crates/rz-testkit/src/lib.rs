@@ -1,5 +1,7 @@
 //! Fixtures and tiny models for the tests of this workspace.
 
+pub mod gguf;
+
 use std::path::{Path, PathBuf};
 
 /// Path of a large fixture, kept outside the repository in `fixtures/cache/`.

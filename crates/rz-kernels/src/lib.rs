@@ -3,7 +3,9 @@
 mod activations;
 #[allow(unsafe_code)]
 mod arch;
+mod attention;
 mod memory;
+mod ops;
 mod panel;
 mod pool;
 mod product;
@@ -12,9 +14,11 @@ mod slices;
 
 pub use activations::Activations;
 pub use arch::{Isa, IsaKind, Kernels, LANES, SimdOp};
+pub use attention::{KV_BLOCK, KvElement, KvView, MAX_HEAD, Query, attend, key_block, value_block};
 pub use memory::{Arena, read_all};
+pub use ops::{add_assign, dot_rows, rms_norm, silu_mul};
 pub use panel::{PANEL_COLUMNS, PANEL_ROWS, PanelKind, PanelRef};
-pub use product::panel_product;
 pub use pool::{Pool, Team};
+pub use product::panel_product;
 pub use runtime::Runtime;
 pub use slices::{Columns, Split};

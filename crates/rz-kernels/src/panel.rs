@@ -69,7 +69,11 @@ impl<'a> PanelRef<'a> {
     /// When the size of `bytes` is not [`PanelKind::matrix_bytes`] or it is not
     /// aligned to two bytes: both are decided by whoever packed the matrix.
     pub fn new(kind: PanelKind, rows: usize, columns: usize, bytes: &'a [u8]) -> PanelRef<'a> {
-        assert_eq!(Some(bytes.len()), kind.matrix_bytes(rows, columns), "bytes of {rows} x {columns} {kind:?}");
+        assert_eq!(
+            Some(bytes.len()),
+            kind.matrix_bytes(rows, columns),
+            "bytes of {rows} x {columns} {kind:?}"
+        );
         PanelRef { kind, rows, columns, units: bytemuck::cast_slice(bytes) }
     }
 

@@ -5,5 +5,7 @@
 
 mod dtype;
 pub mod formats;
+mod matrix;
 
 pub use dtype::{BlockFormat, DType, FormatVisitor};
+pub use matrix::{Input, Matrix, ShapeError, matmul, pack};

@@ -1,0 +1,498 @@
+//! Attention over blocks of keys and values, in one pass with a running softmax
+//! (Milakov and Gimelshein 2018; Dao et al. 2022): no row of scores is ever stored.
+//!
+//! A KV block holds [`KV_BLOCK`] positions of one head:
+//!
+//! - keys transposed, `[head size][KV_BLOCK]`, so that one vector load meets the
+//!   same component of sixteen positions and scores need no horizontal sums;
+//! - values `[KV_BLOCK][head size]`, the head size rounded up to whole vectors.
+//!
+//! A row's scores are gathered in spans of [`SPAN`] positions, at fixed absolute
+//! positions, and the spans are merged in order; positions a row does not see are not
+//! read. So a row's result does not depend on the rows computed beside it, on the
+//! chunks in which a prompt was fed, or on who computes which span.
+
+use crate::ops::exp;
+use crate::{Isa, Kernels, LANES, SimdOp};
+
+/// Positions of a KV block.
+pub const KV_BLOCK: usize = 32;
+
+/// Largest head size of keys and of values.
+pub const MAX_HEAD: usize = 512;
+
+const SPAN: usize = 512;
+const ROWS: usize = 4;
+const SMALL_HEAD: usize = 128;
+
+/// A type that keys and values can be stored in.
+pub trait KvElement: bytemuck::Pod + Send + Sync {
+    /// The nearest stored value.
+    fn from_f32(x: f32) -> Self;
+    /// The value.
+    fn to_f32(self) -> f32;
+    /// Sixteen values.
+    fn load<I: Isa>(isa: I, x: &[Self; LANES]) -> I::F32;
+}
+
+impl KvElement for f32 {
+    fn from_f32(x: f32) -> f32 {
+        x
+    }
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, x: &[f32; LANES]) -> I::F32 {
+        isa.load(x)
+    }
+}
+
+impl KvElement for half::f16 {
+    fn from_f32(x: f32) -> half::f16 {
+        half::f16::from_f32(x)
+    }
+    fn to_f32(self) -> f32 {
+        half::f16::to_f32(self)
+    }
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, x: &[half::f16; LANES]) -> I::F32 {
+        isa.load_f16(bytemuck::cast_ref(x))
+    }
+}
+
+/// The blocks of one head of one layer, found through a sequence's table.
+#[derive(Clone, Copy)]
+pub struct KvView<'a, E> {
+    /// Keys of every block of the layer.
+    pub keys: &'a [E],
+    /// Values of every block of the layer.
+    pub values: &'a [E],
+    /// The block that holds each `KV_BLOCK` positions of the sequence.
+    pub table: &'a [u32],
+    /// KV heads of the layer: blocks hold their heads one after the other.
+    pub heads: usize,
+    /// The head to read.
+    pub head: usize,
+    /// Components of a key.
+    pub key_size: usize,
+    /// Components of a value.
+    pub value_size: usize,
+}
+
+/// Elements that the keys of one head take in a block.
+pub const fn key_block(key_size: usize) -> usize {
+    key_size * KV_BLOCK
+}
+
+/// Elements that the values of one head take in a block.
+pub const fn value_block(value_size: usize) -> usize {
+    value_size.next_multiple_of(LANES) * KV_BLOCK
+}
+
+impl<'a, E> KvView<'a, E> {
+    #[inline(always)]
+    fn key_block(&self, block: usize) -> &'a [E] {
+        let size = key_block(self.key_size);
+        &self.keys[(self.table[block] as usize * self.heads + self.head) * size..][..size]
+    }
+
+    #[inline(always)]
+    fn value_block(&self, block: usize) -> &'a [E] {
+        let size = value_block(self.value_size);
+        &self.values[(self.table[block] as usize * self.heads + self.head) * size..][..size]
+    }
+}
+
+/// One query: a row of at most four that are computed together.
+pub struct Query<'a> {
+    /// The query vector, already scaled.
+    pub q: &'a [f32],
+    /// The positions that it sees.
+    pub sees: std::ops::Range<usize>,
+    /// Where the result goes: the values' mean, weighted by the softmax of the scores.
+    pub out: &'a mut [f32],
+}
+
+/// Computes attention for up to four queries that read the same head.
+///
+/// # Panics
+/// When a shape does not fit: queries of `key_size`, outputs of `value_size`, at
+/// most four queries, each seeing at least one position that the table covers.
+pub fn attend<E: KvElement>(kernels: Kernels, kv: KvView<'_, E>, queries: &mut [Query<'_>]) {
+    assert!(kv.key_size <= MAX_HEAD && kv.value_size <= MAX_HEAD, "head size");
+    for query in queries.iter() {
+        assert!(query.q.len() == kv.key_size && query.out.len() == kv.value_size, "shape of a query");
+        assert!(!query.sees.is_empty() && query.sees.end <= kv.table.len() * KV_BLOCK, "{:?}", query.sees);
+    }
+    assert!(queries.len() <= ROWS, "{} queries at once", queries.len());
+    if kv.value_size <= SMALL_HEAD {
+        dispatch::<E, SMALL_HEAD>(kernels, kv, queries);
+    } else {
+        dispatch::<E, MAX_HEAD>(kernels, kv, queries);
+    }
+}
+
+fn dispatch<E: KvElement, const W: usize>(kernels: Kernels, kv: KvView<'_, E>, queries: &mut [Query<'_>]) {
+    match queries {
+        [_] => kernels.run(Attend::<E, W, 1> { kv, queries }),
+        [_, _] => kernels.run(Attend::<E, W, 2> { kv, queries }),
+        [_, _, _] => kernels.run(Attend::<E, W, 3> { kv, queries }),
+        [_, _, _, _] => kernels.run(Attend::<E, W, ROWS> { kv, queries }),
+        _ => {}
+    }
+}
+
+// W is the room for a value: heads are mostly small, and a row's room is cleared for every span.
+struct Attend<'a, 'q, E, const W: usize, const R: usize> {
+    kv: KvView<'a, E>,
+    queries: &'a mut [Query<'q>],
+}
+
+/// The running softmax of a row: its largest score, the sum of `exp(score - largest)`,
+/// and the values weighted by it.
+#[derive(Clone, Copy)]
+struct Softmax<const W: usize> {
+    peak: f32,
+    total: f32,
+    mean: [f32; W],
+}
+
+impl<const W: usize> Softmax<W> {
+    const EMPTY: Softmax<W> = Softmax { peak: f32::NEG_INFINITY, total: 0.0, mean: [0.0; W] };
+}
+
+impl<E: KvElement, const W: usize, const R: usize> SimdOp for Attend<'_, '_, E, W, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Ok(queries) = <&mut [Query<'_>; R]>::try_from(self.queries) else { unreachable!("R queries") };
+        let width = self.kv.value_size.next_multiple_of(LANES);
+        let mut totals = [Softmax::<W>::EMPTY; R];
+        let start = queries.iter().map(|query| query.sees.start).min().unwrap_or(0);
+        let end = queries.iter().map(|query| query.sees.end).max().unwrap_or(0);
+        for span in start / SPAN..end.div_ceil(SPAN) {
+            let mut parts = [Softmax::<W>::EMPTY; R];
+            let first = (span * SPAN).max(start) / KV_BLOCK;
+            let last = ((span + 1) * SPAN).min(end).div_ceil(KV_BLOCK);
+            for block in first..last {
+                let whole = block * KV_BLOCK..(block + 1) * KV_BLOCK;
+                let sees_all = |q: &Query<'_>| q.sees.start <= whole.start && whole.end <= q.sees.end;
+                if queries.iter().all(sees_all) {
+                    let q: [&[f32]; R] = std::array::from_fn(|r| &*queries[r].q);
+                    add_block(isa, &self.kv, block, 0..KV_BLOCK, q, &mut parts);
+                    continue;
+                }
+                for (query, part) in queries.iter().zip(&mut parts) {
+                    let from = query.sees.start.max(whole.start);
+                    let to = query.sees.end.min(whole.end);
+                    if from < to {
+                        let seen = from - whole.start..to - whole.start;
+                        add_block(isa, &self.kv, block, seen, [query.q], std::array::from_mut(part));
+                    }
+                }
+            }
+            for (total, part) in totals.iter_mut().zip(&parts) {
+                merge(isa, total, part, width);
+            }
+        }
+        for (query, total) in queries.iter_mut().zip(&totals) {
+            for (out, mean) in query.out.iter_mut().zip(&total.mean) {
+                *out = mean / total.total;
+            }
+        }
+    }
+}
+
+/// Adds the `seen` positions of a block to the softmax of each row.
+#[inline(always)]
+fn add_block<I: Isa, E: KvElement, const W: usize, const R: usize>(
+    isa: I,
+    kv: &KvView<'_, E>,
+    block: usize,
+    seen: std::ops::Range<usize>,
+    q: [&[f32]; R],
+    rows: &mut [Softmax<W>; R],
+) {
+    let mut weights = scores(isa, kv.key_block(block), q);
+    let width = kv.value_size.next_multiple_of(LANES);
+    for (row, weights) in rows.iter_mut().zip(&mut weights) {
+        if seen.len() < KV_BLOCK {
+            for (i, weight) in weights.iter_mut().enumerate() {
+                if !seen.contains(&i) {
+                    *weight = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let (halves, _) = weights.as_chunks_mut::<LANES>();
+        let [low, high] = halves else { unreachable!("two halves") };
+        let (a, b) = (isa.load(low), isa.load(high));
+        let peak = isa.max_lane(isa.max(a, b));
+        if peak > row.peak {
+            rescale(isa, row, exp_one(isa, row.peak - peak), width);
+            row.peak = peak;
+        }
+        let peak = isa.splat(row.peak);
+        let (a, b) = (exp(isa, isa.sub(a, peak)), exp(isa, isa.sub(b, peak)));
+        isa.store(a, low);
+        isa.store(b, high);
+        if seen.len() < KV_BLOCK {
+            let kept = |i: usize| if seen.contains(&i) { 1.0 } else { 0.0 };
+            let masks: [f32; KV_BLOCK] = std::array::from_fn(kept);
+            weights.iter_mut().zip(masks).for_each(|(weight, mask)| *weight *= mask);
+        }
+        let (halves, _) = weights.as_chunks::<LANES>();
+        row.total += isa.sum(isa.add(isa.load(&halves[0]), isa.load(&halves[1])));
+    }
+    let values = kv.value_block(block);
+    let mut column = 0;
+    while column + 4 * LANES <= width {
+        add_values::<I, E, W, R, 4>(isa, values, width, column, seen.clone(), &weights, rows);
+        column += 4 * LANES;
+    }
+    while column < width {
+        add_values::<I, E, W, R, 1>(isa, values, width, column, seen.clone(), &weights, rows);
+        column += LANES;
+    }
+}
+
+/// `q . k` for every position of a block.
+#[inline(always)]
+fn scores<I: Isa, E: KvElement, const R: usize>(isa: I, keys: &[E], q: [&[f32]; R]) -> [[f32; KV_BLOCK]; R] {
+    let mut sums = [[isa.splat(0.0); 2]; R];
+    let (components, _) = keys.as_chunks::<KV_BLOCK>();
+    for (d, component) in components.iter().enumerate() {
+        let (halves, _) = component.as_chunks::<LANES>();
+        let (low, high) = (E::load(isa, &halves[0]), E::load(isa, &halves[1]));
+        for r in 0..R {
+            let q = isa.splat(q[r][d]);
+            sums[r] = [isa.mul_add(q, low, sums[r][0]), isa.mul_add(q, high, sums[r][1])];
+        }
+    }
+    let mut out = [[0.0; KV_BLOCK]; R];
+    for r in 0..R {
+        let (halves, _) = out[r].as_chunks_mut::<LANES>();
+        isa.store(sums[r][0], &mut halves[0]);
+        isa.store(sums[r][1], &mut halves[1]);
+    }
+    out
+}
+
+/// Adds `weights . values` to `C` vectors of each row's mean, from `column` on.
+#[inline(always)]
+fn add_values<I: Isa, E: KvElement, const W: usize, const R: usize, const C: usize>(
+    isa: I,
+    values: &[E],
+    width: usize,
+    column: usize,
+    seen: std::ops::Range<usize>,
+    weights: &[[f32; KV_BLOCK]; R],
+    rows: &mut [Softmax<W>; R],
+) {
+    let mut sums = [[isa.splat(0.0); C]; R];
+    for r in 0..R {
+        let (mean, _) = rows[r].mean[column..column + C * LANES].as_chunks::<LANES>();
+        for c in 0..C {
+            sums[r][c] = isa.load(&mean[c]);
+        }
+    }
+    for i in seen {
+        let (value, _) = values[i * width + column..][..C * LANES].as_chunks::<LANES>();
+        for c in 0..C {
+            let value = E::load(isa, &value[c]);
+            for r in 0..R {
+                sums[r][c] = isa.mul_add(isa.splat(weights[r][i]), value, sums[r][c]);
+            }
+        }
+    }
+    for r in 0..R {
+        let (mean, _) = rows[r].mean[column..column + C * LANES].as_chunks_mut::<LANES>();
+        for c in 0..C {
+            isa.store(sums[r][c], &mut mean[c]);
+        }
+    }
+}
+
+#[inline(always)]
+fn rescale<I: Isa, const W: usize>(isa: I, row: &mut Softmax<W>, factor: f32, width: usize) {
+    row.total *= factor;
+    let (mean, _) = row.mean[..width].as_chunks_mut::<LANES>();
+    for mean in mean {
+        isa.store(isa.mul(isa.load(mean), isa.splat(factor)), mean);
+    }
+}
+
+#[inline(always)]
+fn merge<I: Isa, const W: usize>(isa: I, total: &mut Softmax<W>, part: &Softmax<W>, width: usize) {
+    if part.peak == f32::NEG_INFINITY && part.total == 0.0 {
+        return;
+    }
+    let peak = total.peak.max(part.peak);
+    rescale(isa, total, exp_one(isa, total.peak - peak), width);
+    let factor = exp_one(isa, part.peak - peak);
+    total.peak = peak;
+    total.total += part.total * factor;
+    let (sums, _) = total.mean[..width].as_chunks_mut::<LANES>();
+    let (parts, _) = part.mean[..width].as_chunks::<LANES>();
+    for (sum, part) in sums.iter_mut().zip(parts) {
+        isa.store(isa.mul_add(isa.load(part), isa.splat(factor), isa.load(sum)), sum);
+    }
+}
+
+/// `e^x`, and 0 for minus infinity.
+#[inline(always)]
+fn exp_one<I: Isa>(isa: I, x: f32) -> f32 {
+    if x == f32::NEG_INFINITY {
+        return 0.0;
+    }
+    let mut lanes = [0.0; LANES];
+    isa.store(exp(isa, isa.splat(x)), &mut lanes);
+    lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::IsaKind;
+
+    fn value(i: usize) -> f32 {
+        ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0
+    }
+
+    struct Case<E> {
+        keys: Vec<E>,
+        values: Vec<E>,
+        table: Vec<u32>,
+        heads: usize,
+        key_size: usize,
+        value_size: usize,
+    }
+
+    impl<E: KvElement> Case<E> {
+        // Blocks lie in reverse order; positions that nobody may read are NaN.
+        fn new(positions: usize, heads: usize, key_size: usize, value_size: usize) -> Case<E> {
+            let blocks = positions.div_ceil(KV_BLOCK);
+            let nan = E::from_f32(f32::NAN);
+            let mut case = Case {
+                keys: vec![nan; blocks * heads * key_block(key_size)],
+                values: vec![nan; blocks * heads * value_block(value_size)],
+                table: (0..blocks as u32).rev().collect(),
+                heads,
+                key_size,
+                value_size,
+            };
+            let width = value_size.next_multiple_of(LANES);
+            for position in 0..positions {
+                let (block, slot) = (case.table[position / KV_BLOCK] as usize, position % KV_BLOCK);
+                for head in 0..heads {
+                    for d in 0..key_size {
+                        let at = (block * heads + head) * key_block(key_size) + d * KV_BLOCK + slot;
+                        case.keys[at] = E::from_f32(2.0 * value((position * heads + head) * key_size + d));
+                    }
+                    for d in 0..width {
+                        let at = (block * heads + head) * value_block(value_size) + slot * width + d;
+                        case.values[at] = E::from_f32(value((position * heads + head) * 1000 + d + 5));
+                    }
+                }
+            }
+            case
+        }
+
+        fn view(&self, head: usize) -> KvView<'_, E> {
+            KvView {
+                keys: &self.keys,
+                values: &self.values,
+                table: &self.table,
+                heads: self.heads,
+                head,
+                key_size: self.key_size,
+                value_size: self.value_size,
+            }
+        }
+
+        // The definition, in f64.
+        fn oracle(&self, head: usize, q: &[f32], sees: std::ops::Range<usize>) -> Vec<f64> {
+            let width = self.value_size.next_multiple_of(LANES);
+            let place = |position: usize| (self.table[position / KV_BLOCK] as usize, position % KV_BLOCK);
+            let key = |position: usize, d: usize| {
+                let (block, slot) = place(position);
+                let at = (block * self.heads + head) * key_block(self.key_size) + d * KV_BLOCK + slot;
+                f64::from(self.keys[at].to_f32())
+            };
+            let value = |position: usize, d: usize| {
+                let (block, slot) = place(position);
+                let at = (block * self.heads + head) * value_block(self.value_size) + slot * width + d;
+                f64::from(self.values[at].to_f32())
+            };
+            let score = |p: usize| (0..self.key_size).map(|d| f64::from(q[d]) * key(p, d)).sum::<f64>();
+            let scores: Vec<f64> = sees.clone().map(score).collect();
+            let peak = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - peak).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            (0..self.value_size)
+                .map(|d| sees.clone().zip(&weights).map(|(p, w)| w * value(p, d)).sum::<f64>() / total)
+                .collect()
+        }
+    }
+
+    fn check<E: KvElement>(
+        positions: usize,
+        heads: usize,
+        key_size: usize,
+        value_size: usize,
+        window: usize,
+    ) {
+        let case = Case::<E>::new(positions, heads, key_size, value_size);
+        let queries: Vec<(usize, Vec<f32>)> = [1, 2, positions / 2 + 1, positions - 1, positions]
+            .into_iter()
+            .filter(|end| (1..=positions).contains(end))
+            .map(|end| (end, (0..key_size).map(|d| value(end * 31 + d * 3) / 4.0).collect()))
+            .collect();
+        for kernels in IsaKind::ALL.iter().filter_map(|&isa| Kernels::with(isa)) {
+            for head in 0..heads {
+                let alone: Vec<Vec<f32>> = queries
+                    .iter()
+                    .map(|(end, q)| {
+                        let mut out = vec![f32::NAN; value_size];
+                        let sees = end.saturating_sub(window)..*end;
+                        attend(kernels, case.view(head), &mut [Query { q, sees, out: &mut out }]);
+                        out
+                    })
+                    .collect();
+                for ((end, q), out) in queries.iter().zip(&alone) {
+                    let exact = case.oracle(head, q, end.saturating_sub(window)..*end);
+                    for (got, exact) in out.iter().zip(exact) {
+                        assert!((f64::from(*got) - exact).abs() < 1e-5, "{got} for {exact}");
+                    }
+                }
+                // Together: bit for bit the same.
+                for count in 2..=ROWS.min(queries.len()) {
+                    for (queries, alone) in queries.windows(count).zip(alone.windows(count)) {
+                        let mut outs = vec![vec![0.0; value_size]; count];
+                        let mut rows: Vec<Query<'_>> = queries
+                            .iter()
+                            .zip(&mut outs)
+                            .map(|((end, q), out)| Query { q, sees: end.saturating_sub(window)..*end, out })
+                            .collect();
+                        attend(kernels, case.view(head), &mut rows);
+                        assert_eq!(outs, alone);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn matches_the_definition_alone_and_together() {
+        for positions in [1, 2, 31, 32, 33, 100, 511, 512, 513, 1100] {
+            check::<f32>(positions, 2, 64, 64, usize::MAX);
+            check::<half::f16>(positions, 1, 64, 64, usize::MAX);
+            check::<f32>(positions, 1, 64, 64, 40);
+        }
+        for size in [2, 6, 16, 18, 80, 96, 128, 130, 256, 512] {
+            check::<f32>(70, 3, size, size, usize::MAX);
+            check::<half::f16>(70, 2, size, 34, 33);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Matrices of any format and their products.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use rz_kernels::{
+    Activations, Arena, Columns, Kernels, PANEL_ROWS, PanelRef, Split, Team, dot_rows, panel_product,
+};
+
+use crate::{BlockFormat, DType, FormatVisitor};
+
+/// A weight matrix: `rows` rows of `columns` elements, in the bits of its file.
+pub struct Matrix {
+    dtype: DType,
+    rows: usize,
+    columns: usize,
+    storage: Storage,
+}
+
+enum Storage {
+    /// Sixteen rows interleaved: the fast path, with activations in 8 bits.
+    Panels { arena: Arc<Arena>, range: Range<usize> },
+    /// Blocks as they lie in the file, with activations in `f32`.
+    Blocks(Box<dyn AsRef<[u8]> + Send + Sync>),
+}
+
+/// The bytes of a tensor are not those of the matrix that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{rows} x {columns} elements of {dtype} do not take {bytes} bytes")]
+pub struct ShapeError {
+    /// The element type.
+    pub dtype: DType,
+    /// Rows asked for.
+    pub rows: usize,
+    /// Columns asked for.
+    pub columns: usize,
+    /// Bytes found.
+    pub bytes: usize,
+}
+
+impl ShapeError {
+    fn check(dtype: DType, rows: usize, columns: usize, bytes: usize) -> Result<(), ShapeError> {
+        let expected = dtype.row_bytes(columns).and_then(|row| row.checked_mul(rows));
+        if rows == 0 || columns == 0 || expected != Some(bytes) {
+            return Err(ShapeError { dtype, rows, columns, bytes });
+        }
+        Ok(())
+    }
+}
+
+impl Matrix {
+    /// A matrix whose blocks stay where they are: mapped from a file, say.
+    ///
+    /// # Errors
+    /// When `blocks` is not `rows * columns` elements of `dtype`.
+    pub fn from_blocks(
+        dtype: DType,
+        rows: usize,
+        columns: usize,
+        blocks: Box<dyn AsRef<[u8]> + Send + Sync>,
+    ) -> Result<Matrix, ShapeError> {
+        ShapeError::check(dtype, rows, columns, (*blocks).as_ref().len())?;
+        Ok(Matrix { dtype, rows, columns, storage: Storage::Blocks(blocks) })
+    }
+
+    /// A matrix that [`pack`] has written to `range` of `arena`.
+    ///
+    /// # Panics
+    /// When `dtype` has no panel kind or the range has not the size of the packed matrix.
+    pub fn from_panels(
+        dtype: DType,
+        rows: usize,
+        columns: usize,
+        arena: Arc<Arena>,
+        range: Range<usize>,
+    ) -> Matrix {
+        let matrix = Matrix { dtype, rows, columns, storage: Storage::Panels { arena, range } };
+        // Checks the size.
+        let _ = matrix.panels();
+        matrix
+    }
+
+    /// Bytes that [`pack`] writes for a matrix, or `None` when the type has no panel kind.
+    pub fn packed_bytes(dtype: DType, rows: usize, columns: usize) -> Option<usize> {
+        dtype.panel()?.matrix_bytes(rows, columns)
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Rows: the length of a product.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns: the length of an operand.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes that a product reads.
+    pub fn bytes(&self) -> usize {
+        match &self.storage {
+            Storage::Panels { range, .. } => range.len(),
+            Storage::Blocks(blocks) => (**blocks).as_ref().len(),
+        }
+    }
+
+    /// Whether a product reads the quantized activations of its [`Input`].
+    pub fn reads_quantized(&self) -> bool {
+        matches!(self.storage, Storage::Panels { .. })
+    }
+
+    /// Expands row `index` into `out`: an embedding's look-up.
+    ///
+    /// # Panics
+    /// When there is no such row or `out` is not `columns` long.
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        assert!(index < self.rows && out.len() == self.columns, "row {index} of {}", self.rows);
+        match &self.storage {
+            Storage::Blocks(blocks) => {
+                let bytes = (**blocks).as_ref();
+                let size = bytes.len() / self.rows;
+                self.dtype.decode(&bytes[index * size..][..size], out);
+            }
+            Storage::Panels { arena, range } => {
+                let panel = range.len() / self.rows.div_ceil(PANEL_ROWS);
+                let panel = &arena[range.clone()][index / PANEL_ROWS * panel..][..panel];
+                self.dtype.visit(UnpackRow { panel, lane: index % PANEL_ROWS, out });
+            }
+        }
+    }
+
+    fn panels(&self) -> Option<PanelRef<'_>> {
+        let Storage::Panels { arena, range } = &self.storage else { return None };
+        let kind = self.dtype.panel().expect("only types with a panel kind are packed");
+        Some(PanelRef::new(kind, self.rows, self.columns, &arena[range.clone()]))
+    }
+}
+
+impl std::fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Matrix({} x {}, {})", self.rows, self.columns, self.dtype)
+    }
+}
+
+/// Interleaves the rows of a matrix in file order into panels, in parallel. The bits
+/// are the same in another order: [`BlockFormat::unpack`] is the inverse.
+///
+/// # Errors
+/// When `blocks` is not `rows * columns` elements of `dtype`.
+///
+/// # Panics
+/// When `out` is not [`Matrix::packed_bytes`] long, zeroed memory.
+pub fn pack(
+    dtype: DType,
+    rows: usize,
+    columns: usize,
+    blocks: &[u8],
+    out: &mut [u8],
+) -> Result<(), ShapeError> {
+    ShapeError::check(dtype, rows, columns, blocks.len())?;
+    assert_eq!(Some(out.len()), Matrix::packed_bytes(dtype, rows, columns), "size of the packed matrix");
+    dtype.visit(Pack { rows, blocks, out });
+    Ok(())
+}
+
+struct Pack<'a> {
+    rows: usize,
+    blocks: &'a [u8],
+    out: &'a mut [u8],
+}
+
+impl FormatVisitor for Pack<'_> {
+    type Output = ();
+
+    fn visit<F: BlockFormat>(self) {
+        let row = self.blocks.len() / self.rows;
+        let panel = self.out.len() / self.rows.div_ceil(PANEL_ROWS);
+        let panel_block = panel / (row / size_of::<F::Block>());
+        self.out.par_chunks_exact_mut(panel).zip(self.blocks.par_chunks(PANEL_ROWS * row)).for_each(
+            |(panel, rows)| {
+                for (lane, row) in rows.chunks_exact(row).enumerate() {
+                    let blocks: &[F::Block] = bytemuck::cast_slice(row);
+                    for (block, out) in blocks.iter().zip(panel.chunks_exact_mut(panel_block)) {
+                        F::pack(block, lane, out);
+                    }
+                }
+            },
+        );
+    }
+}
+
+struct UnpackRow<'a> {
+    panel: &'a [u8],
+    lane: usize,
+    out: &'a mut [f32],
+}
+
+impl FormatVisitor for UnpackRow<'_> {
+    type Output = ();
+
+    fn visit<F: BlockFormat>(self) {
+        let panel_block = self.panel.len() / (self.out.len() / F::ELEMENTS);
+        let panel = self.panel.chunks_exact(panel_block);
+        for (panel, out) in panel.zip(self.out.chunks_exact_mut(F::ELEMENTS)) {
+            F::decode(&F::unpack(panel, self.lane), out);
+        }
+    }
+}
+
+/// The operand of products: rows of activations, as they are and in 8 bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Tokens x columns.
+    pub values: &'a [f32],
+    /// The same rows quantized; only read by matrices for which
+    /// [`Matrix::reads_quantized`] holds.
+    pub quantized: &'a Activations,
+}
+
+/// The products of several matrices with the same tokens, in one parallel region:
+/// `out[t * rows + r]` becomes the dot product of row `r` with token `t`.
+///
+/// A token's result depends neither on the tokens beside it nor on the threads.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn matmul<const N: usize>(
+    kernels: Kernels,
+    team: &Team<'_>,
+    input: Input<'_>,
+    products: [(&Matrix, &mut [f32]); N],
+) {
+    let mut matrices = [None; N];
+    let mut index = 0;
+    let splits = products.map(|(matrix, data)| {
+        assert!(input.values.len().is_multiple_of(matrix.columns), "whole rows of {matrix:?}'s columns");
+        let tokens = input.values.len() / matrix.columns;
+        assert_eq!(data.len(), tokens * matrix.rows, "output of {matrix:?} for {tokens} tokens");
+        matrices[index] = Some(matrix);
+        index += 1;
+        Split { data, columns: matrix.rows, grain: PANEL_ROWS }
+    });
+    team.columns(splits, |which, mut out| {
+        let matrix = matrices[which].expect("one matrix for each output");
+        match matrix.panels() {
+            Some(panels) => panel_product(kernels, panels, input.quantized, &mut out),
+            None => block_product(kernels, matrix, input.values, &mut out),
+        }
+    });
+}
+
+// Rows are expanded four at a time and meet every token before the next four.
+fn block_product(kernels: Kernels, matrix: &Matrix, x: &[f32], out: &mut Columns<'_>) {
+    thread_local! {
+        static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    const GROUP: usize = 4;
+    let width = matrix.columns;
+    ROWS.with_borrow_mut(|scratch| {
+        if scratch.len() < GROUP * width {
+            scratch.resize(GROUP * width, 0.0);
+        }
+        let columns = out.columns();
+        for first in columns.clone().step_by(GROUP) {
+            let count = (columns.end - first).min(GROUP);
+            for (i, row) in scratch.chunks_exact_mut(width).take(count).enumerate() {
+                matrix.row(first + i, row);
+            }
+            let mut rows = [&[][..]; GROUP];
+            rows.iter_mut().zip(scratch.chunks_exact(width)).for_each(|(row, scratch)| *row = scratch);
+            for (token, x) in x.chunks_exact(width).enumerate() {
+                let at = first - columns.start;
+                dot_rows(kernels, &rows[..count], x, &mut out.row(token)[at..at + count]);
+            }
+        }
+    });
+}

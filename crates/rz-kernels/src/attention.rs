@@ -21,8 +21,10 @@ pub const KV_BLOCK: usize = 32;
 /// Largest head size of keys and of values.
 pub const MAX_HEAD: usize = 512;
 
+/// Most queries of one call: each adds its own sums to the same pass over keys and values.
+pub const QUERIES: usize = 4;
+
 const SPAN: usize = 512;
-const ROWS: usize = 4;
 const SMALL_HEAD: usize = 128;
 
 /// A type that keys and values can be stored in.
@@ -104,49 +106,59 @@ impl<'a, E> KvView<'a, E> {
     }
 }
 
-/// One query: a row of at most four that are computed together.
+/// One query: a row of at most [`QUERIES`] that are computed together.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Query<'a> {
     /// The query vector, already scaled.
     pub q: &'a [f32],
-    /// The positions that it sees.
-    pub sees: std::ops::Range<usize>,
-    /// Where the result goes: the values' mean, weighted by the softmax of the scores.
-    pub out: &'a mut [f32],
+    /// The first position that it sees.
+    pub first: usize,
+    /// The position after the last that it sees.
+    pub end: usize,
 }
 
-/// Computes attention for up to four queries that read the same head.
+/// Computes attention for up to [`QUERIES`] queries that read the same head. Row `i` of
+/// `out` becomes the mean of the values that query `i` sees, weighted by the softmax of
+/// its scores.
 ///
 /// # Panics
-/// When a shape does not fit: queries of `key_size`, outputs of `value_size`, at
-/// most four queries, each seeing at least one position that the table covers.
-pub fn attend<E: KvElement>(kernels: Kernels, kv: KvView<'_, E>, queries: &mut [Query<'_>]) {
+/// When a shape does not fit: queries of `key_size`, rows of `out` of `value_size`, each
+/// query seeing at least one position, and only such as the table covers.
+pub fn attend<E: KvElement>(kernels: Kernels, kv: KvView<'_, E>, queries: &[Query<'_>], out: &mut [f32]) {
     assert!(kv.key_size <= MAX_HEAD && kv.value_size <= MAX_HEAD, "head size");
-    for query in queries.iter() {
-        assert!(query.q.len() == kv.key_size && query.out.len() == kv.value_size, "shape of a query");
-        assert!(!query.sees.is_empty() && query.sees.end <= kv.table.len() * KV_BLOCK, "{:?}", query.sees);
+    for query in queries {
+        assert_eq!(query.q.len(), kv.key_size, "length of a query");
+        assert!(query.first < query.end && query.end <= kv.table.len() * KV_BLOCK, "{query:?}");
     }
-    assert!(queries.len() <= ROWS, "{} queries at once", queries.len());
+    assert_eq!(out.len(), queries.len() * kv.value_size, "one row of the output for each query");
     if kv.value_size <= SMALL_HEAD {
-        dispatch::<E, SMALL_HEAD>(kernels, kv, queries);
+        dispatch::<E, SMALL_HEAD>(kernels, kv, queries, out);
     } else {
-        dispatch::<E, MAX_HEAD>(kernels, kv, queries);
+        dispatch::<E, MAX_HEAD>(kernels, kv, queries, out);
     }
 }
 
-fn dispatch<E: KvElement, const W: usize>(kernels: Kernels, kv: KvView<'_, E>, queries: &mut [Query<'_>]) {
-    match queries {
-        [_] => kernels.run(Attend::<E, W, 1> { kv, queries }),
-        [_, _] => kernels.run(Attend::<E, W, 2> { kv, queries }),
-        [_, _, _] => kernels.run(Attend::<E, W, 3> { kv, queries }),
-        [_, _, _, _] => kernels.run(Attend::<E, W, ROWS> { kv, queries }),
-        _ => {}
+fn dispatch<E: KvElement, const W: usize>(
+    kernels: Kernels,
+    kv: KvView<'_, E>,
+    queries: &[Query<'_>],
+    out: &mut [f32],
+) {
+    match *queries {
+        [] => {}
+        [a] => kernels.run(Attend::<E, W, 1> { kv, queries: [a], out }),
+        [a, b] => kernels.run(Attend::<E, W, 2> { kv, queries: [a, b], out }),
+        [a, b, c] => kernels.run(Attend::<E, W, 3> { kv, queries: [a, b, c], out }),
+        [a, b, c, d] => kernels.run(Attend::<E, W, QUERIES> { kv, queries: [a, b, c, d], out }),
+        _ => panic!("{} queries at once", queries.len()),
     }
 }
 
 // W is the room for a value: heads are mostly small, and a row's room is cleared for every span.
-struct Attend<'a, 'q, E, const W: usize, const R: usize> {
+struct Attend<'a, E, const W: usize, const R: usize> {
     kv: KvView<'a, E>,
-    queries: &'a mut [Query<'q>],
+    queries: [Query<'a>; R],
+    out: &'a mut [f32],
 }
 
 /// The running softmax of a row: its largest score, the sum of `exp(score - largest)`,
@@ -162,31 +174,31 @@ impl<const W: usize> Softmax<W> {
     const EMPTY: Softmax<W> = Softmax { peak: f32::NEG_INFINITY, total: 0.0, mean: [0.0; W] };
 }
 
-impl<E: KvElement, const W: usize, const R: usize> SimdOp for Attend<'_, '_, E, W, R> {
+impl<E: KvElement, const W: usize, const R: usize> SimdOp for Attend<'_, E, W, R> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Ok(queries) = <&mut [Query<'_>; R]>::try_from(self.queries) else { unreachable!("R queries") };
+        let queries = &self.queries;
         let width = self.kv.value_size.next_multiple_of(LANES);
         let mut totals = [Softmax::<W>::EMPTY; R];
-        let start = queries.iter().map(|query| query.sees.start).min().unwrap_or(0);
-        let end = queries.iter().map(|query| query.sees.end).max().unwrap_or(0);
+        let start = queries.iter().map(|query| query.first).min().unwrap_or(0);
+        let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
         for span in start / SPAN..end.div_ceil(SPAN) {
             let mut parts = [Softmax::<W>::EMPTY; R];
             let first = (span * SPAN).max(start) / KV_BLOCK;
             let last = ((span + 1) * SPAN).min(end).div_ceil(KV_BLOCK);
             for block in first..last {
                 let whole = block * KV_BLOCK..(block + 1) * KV_BLOCK;
-                let sees_all = |q: &Query<'_>| q.sees.start <= whole.start && whole.end <= q.sees.end;
+                let sees_all = |q: &Query<'_>| q.first <= whole.start && whole.end <= q.end;
                 if queries.iter().all(sees_all) {
-                    let q: [&[f32]; R] = std::array::from_fn(|r| &*queries[r].q);
+                    let q: [&[f32]; R] = std::array::from_fn(|r| queries[r].q);
                     add_block(isa, &self.kv, block, 0..KV_BLOCK, q, &mut parts);
                     continue;
                 }
                 for (query, part) in queries.iter().zip(&mut parts) {
-                    let from = query.sees.start.max(whole.start);
-                    let to = query.sees.end.min(whole.end);
+                    let from = query.first.max(whole.start);
+                    let to = query.end.min(whole.end);
                     if from < to {
                         let seen = from - whole.start..to - whole.start;
                         add_block(isa, &self.kv, block, seen, [query.q], std::array::from_mut(part));
@@ -197,8 +209,8 @@ impl<E: KvElement, const W: usize, const R: usize> SimdOp for Attend<'_, '_, E, 
                 merge(isa, total, part, width);
             }
         }
-        for (query, total) in queries.iter_mut().zip(&totals) {
-            for (out, mean) in query.out.iter_mut().zip(&total.mean) {
+        for (out, total) in self.out.chunks_exact_mut(self.kv.value_size).zip(&totals) {
+            for (out, mean) in out.iter_mut().zip(&total.mean) {
                 *out = mean / total.total;
             }
         }
@@ -455,8 +467,8 @@ mod tests {
                     .iter()
                     .map(|(end, q)| {
                         let mut out = vec![f32::NAN; value_size];
-                        let sees = end.saturating_sub(window)..*end;
-                        attend(kernels, case.view(head), &mut [Query { q, sees, out: &mut out }]);
+                        let query = Query { q, first: end.saturating_sub(window), end: *end };
+                        attend(kernels, case.view(head), &[query], &mut out);
                         out
                     })
                     .collect();
@@ -467,16 +479,15 @@ mod tests {
                     }
                 }
                 // Together: bit for bit the same.
-                for count in 2..=ROWS.min(queries.len()) {
+                for count in 2..=QUERIES.min(queries.len()) {
                     for (queries, alone) in queries.windows(count).zip(alone.windows(count)) {
-                        let mut outs = vec![vec![0.0; value_size]; count];
-                        let mut rows: Vec<Query<'_>> = queries
+                        let rows: Vec<Query<'_>> = queries
                             .iter()
-                            .zip(&mut outs)
-                            .map(|((end, q), out)| Query { q, sees: end.saturating_sub(window)..*end, out })
+                            .map(|(end, q)| Query { q, first: end.saturating_sub(window), end: *end })
                             .collect();
-                        attend(kernels, case.view(head), &mut rows);
-                        assert_eq!(outs, alone);
+                        let mut out = vec![f32::NAN; count * value_size];
+                        attend(kernels, case.view(head), &rows, &mut out);
+                        assert_eq!(out, alone.concat());
                     }
                 }
             }

@@ -14,7 +14,7 @@ mod slices;
 
 pub use activations::Activations;
 pub use arch::{Isa, IsaKind, Kernels, LANES, SimdOp};
-pub use attention::{KV_BLOCK, KvElement, KvView, MAX_HEAD, Query, attend, key_block, value_block};
+pub use attention::{KV_BLOCK, KvElement, KvView, MAX_HEAD, QUERIES, Query, attend, key_block, value_block};
 pub use memory::{Arena, read_all};
 pub use ops::{add_assign, dot_rows, rms_norm, silu_mul};
 pub use panel::{PANEL_COLUMNS, PANEL_ROWS, PanelKind, PanelRef};

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use rz_kernels::{
     Activations, Arena, Columns, Kernels, PANEL_ROWS, PanelRef, Split, Team, dot_rows, panel_product,
 };
@@ -148,15 +147,17 @@ impl std::fmt::Debug for Matrix {
     }
 }
 
-/// Interleaves the rows of a matrix in file order into panels, in parallel. The bits
+/// Interleaves the rows of a matrix in file order into panels, on all threads. The bits
 /// are the same in another order: [`BlockFormat::unpack`] is the inverse.
 ///
 /// # Errors
 /// When `blocks` is not `rows * columns` elements of `dtype`.
 ///
 /// # Panics
-/// When `out` is not [`Matrix::packed_bytes`] long, zeroed memory.
+/// When `out` is not [`Matrix::packed_bytes`] long. It must be zeroed: rows that the
+/// matrix does not have are not written.
 pub fn pack(
+    team: &Team<'_>,
     dtype: DType,
     rows: usize,
     columns: usize,
@@ -165,33 +166,34 @@ pub fn pack(
 ) -> Result<(), ShapeError> {
     ShapeError::check(dtype, rows, columns, blocks.len())?;
     assert_eq!(Some(out.len()), Matrix::packed_bytes(dtype, rows, columns), "size of the packed matrix");
-    dtype.visit(Pack { rows, blocks, out });
+    let panel = out.len() / rows.div_ceil(PANEL_ROWS);
+    let source = PANEL_ROWS * (blocks.len() / rows);
+    team.rows(out, panel, |first, panels| {
+        let blocks = blocks[first * source..].chunks(source);
+        for (rows, panel) in blocks.zip(panels.chunks_exact_mut(panel)) {
+            dtype.visit(PackPanel { row: source / PANEL_ROWS, rows, panel });
+        }
+    });
     Ok(())
 }
 
-struct Pack<'a> {
-    rows: usize,
-    blocks: &'a [u8],
-    out: &'a mut [u8],
+struct PackPanel<'a> {
+    row: usize,
+    rows: &'a [u8],
+    panel: &'a mut [u8],
 }
 
-impl FormatVisitor for Pack<'_> {
+impl FormatVisitor for PackPanel<'_> {
     type Output = ();
 
     fn visit<F: BlockFormat>(self) {
-        let row = self.blocks.len() / self.rows;
-        let panel = self.out.len() / self.rows.div_ceil(PANEL_ROWS);
-        let panel_block = panel / (row / size_of::<F::Block>());
-        self.out.par_chunks_exact_mut(panel).zip(self.blocks.par_chunks(PANEL_ROWS * row)).for_each(
-            |(panel, rows)| {
-                for (lane, row) in rows.chunks_exact(row).enumerate() {
-                    let blocks: &[F::Block] = bytemuck::cast_slice(row);
-                    for (block, out) in blocks.iter().zip(panel.chunks_exact_mut(panel_block)) {
-                        F::pack(block, lane, out);
-                    }
-                }
-            },
-        );
+        let panel_block = self.panel.len() / (self.row / size_of::<F::Block>());
+        for (lane, row) in self.rows.chunks_exact(self.row).enumerate() {
+            let blocks: &[F::Block] = bytemuck::cast_slice(row);
+            for (block, out) in blocks.iter().zip(self.panel.chunks_exact_mut(panel_block)) {
+                F::pack(block, lane, out);
+            }
+        }
     }
 }
 

@@ -48,7 +48,8 @@ fn encoded(random: &mut Random, dtype: DType, rows: usize, columns: usize) -> Ve
 fn packed(dtype: DType, rows: usize, columns: usize, bytes: &[u8]) -> Matrix {
     let size = Matrix::packed_bytes(dtype, rows, columns).unwrap();
     let mut arena = Arena::new(size).unwrap();
-    pack(dtype, rows, columns, bytes, &mut arena[..size]).unwrap();
+    let pool = Pool::new(2).unwrap();
+    pool.step(|team| pack(team, dtype, rows, columns, bytes, &mut arena[..size])).unwrap();
     Matrix::from_panels(dtype, rows, columns, Arc::new(arena), 0..size)
 }
 

@@ -186,22 +186,33 @@ impl StringArray {
     }
 
     /// Takes strings that lie one after another in `text` and end at `ends`.
-    /// When they are not UTF-8, the number of the first bad one comes back.
-    pub(crate) fn from_parts(text: Vec<u8>, ends: Vec<usize>) -> Result<Self, usize> {
-        let start_of = |i: usize| i.checked_sub(1).map_or(0, |before| ends[before]);
+    pub(crate) fn from_parts(text: Vec<u8>, ends: Vec<usize>) -> Result<Self, NotUtf8> {
         // Checking the whole at once is several times faster than piece by piece. It is
         // the same condition, given that every cut is between two characters.
-        if let Ok(whole) = std::str::from_utf8(&text)
-            && ends.iter().all(|&end| whole.is_char_boundary(end))
-        {
-            return match String::from_utf8(text) {
-                Ok(text) => Ok(StringArray { text, ends }),
-                Err(_) => Err(0),
-            };
-        }
-        let bad = (0..ends.len()).find(|&i| std::str::from_utf8(&text[start_of(i)..ends[i]]).is_err());
-        Err(bad.unwrap_or_default())
+        let text = match String::from_utf8(text) {
+            Ok(text) if ends.iter().all(|&end| text.is_char_boundary(end)) => {
+                return Ok(StringArray { text, ends });
+            }
+            Ok(text) => text.into_bytes(),
+            Err(error) => error.into_bytes(),
+        };
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let bad = starts
+            .zip(&ends)
+            .enumerate()
+            .find(|(_, (start, end))| std::str::from_utf8(&text[*start..**end]).is_err())
+            .map(|(index, (at, _))| NotUtf8 { index, at });
+        Err(bad.expect("pieces that are UTF-8 join to UTF-8 with cuts between characters"))
     }
+}
+
+/// The first string of an array that is not UTF-8.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotUtf8 {
+    /// Its number.
+    pub(crate) index: usize,
+    /// Where its text starts in the text of all.
+    pub(crate) at: usize,
 }
 
 impl fmt::Debug for StringArray {
@@ -228,13 +239,13 @@ impl fmt::Display for Value {
             Value::I16(v) => v.fmt(f),
             Value::U32(v) => v.fmt(f),
             Value::I32(v) => v.fmt(f),
-            Value::F32(v) => v.fmt(f),
+            Value::F32(v) => fmt::Debug::fmt(v, f),
             Value::Bool(v) => v.fmt(f),
             Value::String(v) => error::text(v).fmt(f),
             Value::Array(v) => v.fmt(f),
             Value::U64(v) => v.fmt(f),
             Value::I64(v) => v.fmt(f),
-            Value::F64(v) => v.fmt(f),
+            Value::F64(v) => fmt::Debug::fmt(v, f),
         }
     }
 }
@@ -264,13 +275,13 @@ impl fmt::Display for Array {
             Array::I16(v) => list(v.iter(), f),
             Array::U32(v) => list(v.iter(), f),
             Array::I32(v) => list(v.iter(), f),
-            Array::F32(v) => list(v.iter(), f),
+            Array::F32(v) => list(v.iter().map(|&v| Value::F32(v)), f),
             Array::Bool(v) => list(v.iter(), f),
             Array::Strings(v) => list(v.iter().map(error::text), f),
             Array::Arrays(v) => list(v.iter(), f),
             Array::U64(v) => list(v.iter(), f),
             Array::I64(v) => list(v.iter(), f),
-            Array::F64(v) => list(v.iter(), f),
+            Array::F64(v) => list(v.iter().map(|&v| Value::F64(v)), f),
         }
     }
 }
@@ -340,8 +351,14 @@ mod tests {
     #[test]
     fn strings_cut_inside_a_character_are_refused() {
         // Two halves of "é": the whole is UTF-8, the pieces are not.
-        assert_eq!(StringArray::from_parts(b"ab\xc3\xa9".to_vec(), vec![1, 3, 4]), Err(1));
-        assert_eq!(StringArray::from_parts(b"ab\xff".to_vec(), vec![1, 2, 3]), Err(2));
+        assert_eq!(
+            StringArray::from_parts(b"ab\xc3\xa9".to_vec(), vec![1, 3, 4]),
+            Err(NotUtf8 { index: 1, at: 1 })
+        );
+        assert_eq!(
+            StringArray::from_parts(b"ab\xff".to_vec(), vec![1, 2, 3]),
+            Err(NotUtf8 { index: 2, at: 2 })
+        );
         let good = StringArray::from_parts("abé".into(), vec![1, 1, 4]);
         assert_eq!(good, Ok(["a", "", "bé"].iter().collect()));
     }

@@ -151,8 +151,8 @@ impl ValueReader<'_> {
             6 => Value::F32(f32::from_le_bytes(cursor.array(WHAT)?)),
             7 => Value::Bool(self.bools(cursor, 1)?[0]),
             8 => {
-                let place = cursor.place();
                 let len = cursor.u64("the length of a string")?;
+                let place = cursor.place();
                 let bytes = cursor.take(len, "a string")?;
                 match std::str::from_utf8(bytes) {
                     Ok(string) => Value::String(string.to_owned()),
@@ -232,8 +232,9 @@ impl ValueReader<'_> {
             ends.push(all.len());
         }
         StringArray::from_parts(all, ends).map_err(|bad| FormatError::Utf8 {
-            place: cursor.place_of(start),
-            what: format!("string {bad} of key {}", text(self.key)),
+            // Before the text of string `index` are its own length and those of the ones before.
+            place: cursor.place_of(start + 8 * (bad.index + 1) + bad.at),
+            what: format!("string {} of key {}", bad.index, text(self.key)),
         })
     }
 }

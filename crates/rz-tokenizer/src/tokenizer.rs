@@ -1,0 +1,314 @@
+//! The tokenizer of a model file.
+
+use rz_formats::Metadata;
+
+use crate::bpe::{self, Bpe};
+use crate::decoder::{DecodeOptions, Decoder};
+use crate::end::{end_of_generation, token_id};
+use crate::error::TokenizerError;
+use crate::merge::Merger;
+use crate::pretokenizer::{self, ROWS};
+use crate::special::{self, Part, SpecialTokens};
+use crate::spm::{SPACE, Spm};
+use crate::vocabulary::{Kind, Vocabulary, byte_of};
+
+/// Turns text into the tokens of one model and back.
+pub struct Tokenizer {
+    vocabulary: Vocabulary,
+    model: Model,
+    special: SpecialTokens,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unknown: Option<u32>,
+    adds_bos: bool,
+    adds_eos: bool,
+    ends: Vec<u32>,
+    warnings: Vec<String>,
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Adds the begin and end tokens that the file asks for. With `parse_special`, not
+    /// where the text has them already.
+    pub add_special: bool,
+    /// Recognises tokens that steer the model, such as `<|im_start|>`, in the text.
+    /// Leave it off for text of unknown origin. What the file types as defined by the
+    /// user is always recognised.
+    pub parse_special: bool,
+}
+
+/// What differs between the kinds of tokenizer.
+enum Model {
+    Bpe(Bpe),
+    Spm(Spm),
+}
+
+/// The supported values of `tokenizer.ggml.model`.
+const MODELS: &str = "gpt2, llama";
+
+/// Longer texts are encoded in parts, so that positions fit 32 bits.
+const LONGEST_PART: usize = 1 << 30;
+
+impl Tokenizer {
+    /// Makes the tokenizer that the metadata of a file describes.
+    ///
+    /// # Errors
+    /// When the kind of tokenizer or its pre-tokenizer is not supported, or the
+    /// description contradicts itself. The rest of the file may still be of use.
+    pub fn from_gguf(meta: &Metadata) -> Result<Self, TokenizerError> {
+        let name = meta.require_str("tokenizer.ggml.model")?;
+        if !MODELS.split(", ").any(|model| model == name) {
+            return Err(TokenizerError::Model {
+                file: meta.file().into(),
+                found: name.to_owned(),
+                expected: MODELS.to_owned(),
+            });
+        }
+        let mut warnings = Vec::new();
+        let mut vocabulary = Vocabulary::from_gguf(meta)?;
+        // The format gives ids to the special tokens of SentencePiece files.
+        let is_spm = name == "llama";
+        let default = |id: u32| Some(id).filter(|_| is_spm && (id as usize) < vocabulary.len());
+        let unknown = token_id(meta, &vocabulary, "tokenizer.ggml.unknown_token_id")?.or(default(0));
+        let bos = token_id(meta, &vocabulary, "tokenizer.ggml.bos_token_id")?.or(default(1));
+        let eos = token_id(meta, &vocabulary, "tokenizer.ggml.eos_token_id")?.or(default(2));
+        let ends = end_of_generation(meta, &mut vocabulary, eos)?;
+
+        let (model, adds_bos) = if is_spm {
+            (Model::Spm(Spm::from_gguf(meta, &vocabulary, unknown)?), true)
+        } else {
+            let row = pretokenizer_row(meta, &mut warnings)?;
+            (Model::Bpe(Bpe::from_gguf(meta, &vocabulary, row)?), row.add_bos)
+        };
+        let missing = match &model {
+            Model::Bpe(bpe) => bpe.missing_bytes(),
+            Model::Spm(spm) => spm.missing_bytes(),
+        };
+        if missing > 0 {
+            warnings.push(format!("the vocabulary has no token for {missing} of the 256 byte values"));
+        }
+        let mut adds = |key, default, token: Option<u32>, name| -> Result<bool, TokenizerError> {
+            let adds = meta.bool(key)?.unwrap_or(default);
+            if adds && token.is_none() {
+                warnings.push(format!("no {name} token is added: the file asks for one, but names none"));
+            }
+            Ok(adds && token.is_some())
+        };
+        let adds_bos = adds("tokenizer.ggml.add_bos_token", adds_bos, bos, "begin")?;
+        let adds_eos = adds("tokenizer.ggml.add_eos_token", false, eos, "end")?;
+
+        let special = SpecialTokens::new(&vocabulary, strips(meta)?).map_err(|found| {
+            TokenizerError::SpecialTokens { file: meta.file().into(), found, limit: special::MAX_BYTES }
+        })?;
+        Ok(Tokenizer { vocabulary, model, special, bos, eos, unknown, adds_bos, adds_eos, ends, warnings })
+    }
+
+    /// The tokens of `text`.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 3 + 2);
+        let mut merger = Merger::default();
+        let mut at_start = true;
+        for part in self.special.parts(text, options.parse_special) {
+            match part {
+                Part::Token(id) => {
+                    // The text starts after a begin token, whoever puts it there.
+                    at_start &= ids.is_empty() && self.bos == Some(id);
+                    ids.push(id);
+                }
+                Part::Text(text) => {
+                    for text in parts(text, LONGEST_PART) {
+                        match &self.model {
+                            Model::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut merger, &mut ids),
+                            Model::Spm(spm) => {
+                                spm.encode(&self.vocabulary, text, at_start, &mut merger, &mut ids);
+                            }
+                        }
+                        at_start = false;
+                    }
+                }
+            }
+        }
+        if options.add_special {
+            if self.adds_bos && !(options.parse_special && ids.first() == self.bos.as_ref()) {
+                ids.splice(0..0, self.bos);
+            }
+            if self.adds_eos && !(options.parse_special && ids.last() == self.eos.as_ref()) {
+                ids.extend(self.eos);
+            }
+        }
+        ids
+    }
+
+    /// The text of tokens, without those that steer the model.
+    ///
+    /// Bytes that can be no character and ids beyond the vocabulary become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.decode_with(ids, DecodeOptions::default())
+    }
+
+    /// The text of tokens.
+    pub fn decode_with(&self, ids: &[u32], options: DecodeOptions) -> String {
+        let mut decoder = self.decoder_with(options);
+        decoder.extend(ids);
+        decoder.finish().to_owned()
+    }
+
+    /// Turns tokens into text as they come, without those that steer the model.
+    pub fn decoder(&self) -> Decoder<'_> {
+        self.decoder_with(DecodeOptions::default())
+    }
+
+    /// Turns tokens into text as they come.
+    pub fn decoder_with(&self, options: DecodeOptions) -> Decoder<'_> {
+        Decoder::new(self, options)
+    }
+
+    /// Tokens of the vocabulary. A model may have rows for more.
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.vocabulary.len()
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token that stands for what no other can express.
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// Whether the file asks for a begin token before each text.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// Whether the file asks for an end token after each text.
+    pub fn adds_eos(&self) -> bool {
+        self.adds_eos
+    }
+
+    /// The tokens that end a generation, in ascending order.
+    pub fn end_of_generation(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// Whether a token ends a generation.
+    pub fn is_end_of_generation(&self, id: u32) -> bool {
+        self.ends.binary_search(&id).is_ok()
+    }
+
+    /// The token as the file writes it, such as `Ġthe` for ` the`.
+    pub fn token(&self, id: u32) -> Option<&str> {
+        self.vocabulary.text(id)
+    }
+
+    /// The token that the file writes `text`.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        self.vocabulary.token(text.as_bytes())
+    }
+
+    /// The bytes that a token adds to a text; a part of a character at times.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.vocabulary.kind(id)?;
+        self.append_bytes(id, true, &mut bytes);
+        Some(bytes)
+    }
+
+    /// Whether a token steers the model and is no text.
+    pub fn is_special(&self, id: u32) -> bool {
+        matches!(self.vocabulary.kind(id), Some(Kind::Control | Kind::Unknown))
+    }
+
+    /// What a user should know about this file's tokenizer; usually nothing.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Whether a text gets a space before it that it does not have.
+    pub(crate) fn adds_space(&self) -> bool {
+        matches!(&self.model, Model::Spm(spm) if spm.adds_space())
+    }
+
+    /// Appends what a token adds to a text.
+    pub(crate) fn append_bytes(&self, id: u32, special: bool, bytes: &mut Vec<u8>) {
+        let (Some(text), Some(kind)) = (self.vocabulary.text(id), self.vocabulary.kind(id)) else {
+            let mut buffer = [0; 4];
+            bytes.extend_from_slice(char::REPLACEMENT_CHARACTER.encode_utf8(&mut buffer).as_bytes());
+            return;
+        };
+        match (kind, &self.model) {
+            (Kind::Control | Kind::Unknown, _) if !special => {}
+            (Kind::Control | Kind::Unknown | Kind::UserDefined, _) => bytes.extend_from_slice(text.as_bytes()),
+            (Kind::Byte, _) => bytes.extend(byte_of(text)),
+            (Kind::Normal | Kind::Unused, Model::Bpe(_)) => bpe::spelled_bytes(text, bytes),
+            (Kind::Normal | Kind::Unused, Model::Spm(_)) => {
+                for (at, part) in text.split(SPACE).enumerate() {
+                    if at > 0 {
+                        bytes.push(b' ');
+                    }
+                    bytes.extend_from_slice(part.as_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// The row that the file names. Old files name none.
+fn pretokenizer_row(
+    meta: &Metadata,
+    warnings: &mut Vec<String>,
+) -> Result<&'static pretokenizer::Row, TokenizerError> {
+    let name = meta.str("tokenizer.ggml.pre")?.unwrap_or_else(|| {
+        warnings.push(
+            "the file names no pre-tokenizer (tokenizer.ggml.pre): the default one is used, tokens may differ"
+                .to_owned(),
+        );
+        "default"
+    });
+    pretokenizer::row(name).ok_or_else(|| TokenizerError::Pretokenizer {
+        file: meta.file().into(),
+        found: name.to_owned(),
+        expected: ROWS.iter().flat_map(|row| row.names).copied().collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Which special tokens swallow the white space after them. Files do not say; of the
+/// models whose training did so, one family is known by its name.
+fn strips(meta: &Metadata) -> Result<impl Fn(&str) -> bool, TokenizerError> {
+    let name = meta.str("general.name")?.unwrap_or_default().to_lowercase();
+    let phi3 = name.contains("phi-3") || name.contains("phi3");
+    Ok(move |text: &str| phi3 && !matches!(text, "<unk>" | "<s>" | "<|endoftext|>"))
+}
+
+/// Cuts `text` between characters into parts of at most `longest` bytes.
+fn parts(mut text: &str, longest: usize) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let (part, rest) = text.split_at(text.floor_char_boundary(longest));
+        text = rest;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_cut_between_characters() {
+        let text = "aé日𝄞b";
+        for longest in 4..12 {
+            let cut: Vec<_> = parts(text, longest).collect();
+            assert_eq!(cut.concat(), text);
+            assert!(cut.iter().all(|part| part.len() <= longest && !part.is_empty()));
+        }
+    }
+}

@@ -79,10 +79,11 @@ impl<'a> Cursor<'a> {
         least: usize,
         most: u64,
     ) -> Result<usize, FormatError> {
-        let place = self.place();
+        let at = self.at;
         let found = self.u64(what)?;
         let limit = most.min((self.left() / least) as u64);
         if found > limit {
+            let place = self.place_of(at);
             return Err(FormatError::Count { place, what, found, limit });
         }
         Ok(found as usize)
@@ -90,13 +91,15 @@ impl<'a> Cursor<'a> {
 
     /// A string that is a name: its length, then its bytes.
     pub(crate) fn name(&mut self, what: &'static str, limit: u64) -> Result<&'a str, FormatError> {
-        let place = self.place();
+        let start = self.at;
         let found = self.u64(what)?;
         if !(1..=limit).contains(&found) {
+            let place = self.place_of(start);
             return Err(FormatError::NameLength { place, what, found, limit });
         }
-        let place = self.place();
+        let start = self.at;
         let bytes = self.take(found, what)?;
-        std::str::from_utf8(bytes).map_err(|_| FormatError::Utf8 { place, what: what.to_owned() })
+        std::str::from_utf8(bytes)
+            .map_err(|_| FormatError::Utf8 { place: self.place_of(start), what: what.to_owned() })
     }
 }

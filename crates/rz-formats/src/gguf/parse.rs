@@ -21,7 +21,7 @@ const ALIGNMENTS: Range<u64> = 8..65536 + 1;
 // reader hold in step with the size of the file.
 pub(super) const MAX_NAME: u64 = 65535;
 pub(super) const MAX_KEYS: u64 = 1 << 16;
-pub(super) const MAX_TENSORS: u64 = 1 << 20;
+pub(super) const MAX_TENSORS: u64 = 1 << 18;
 pub(super) const MAX_NESTED_ARRAYS: u64 = 1 << 16;
 pub(super) const MAX_DEPTH: u32 = 8;
 
@@ -120,10 +120,11 @@ fn metadata(cursor: &mut Cursor<'_>, keys: usize) -> Result<Metadata, FormatErro
     let mut metadata = Metadata::of_file(cursor.file());
     let mut nested = MAX_NESTED_ARRAYS;
     for _ in 0..keys {
-        let place = cursor.place();
+        let start = cursor.at();
         let key = cursor.name("metadata key", MAX_NAME)?;
         let value = ValueReader { key, nested: &mut nested }.value(cursor)?;
         if metadata.insert(key, value).is_some() {
+            let place = cursor.place_of(start);
             return Err(FormatError::DuplicateKey { place, key: key.to_owned() });
         }
     }
@@ -140,7 +141,7 @@ struct ValueReader<'a> {
 impl ValueReader<'_> {
     fn value(&mut self, cursor: &mut Cursor<'_>) -> Result<Value, FormatError> {
         const WHAT: &str = "a metadata value";
-        let place = cursor.place();
+        let start = cursor.at();
         Ok(match cursor.u32("the type of a metadata value")? {
             0 => Value::U8(cursor.array::<1>(WHAT)?[0]),
             1 => Value::I8(i8::from_le_bytes(cursor.array(WHAT)?)),
@@ -152,13 +153,13 @@ impl ValueReader<'_> {
             7 => Value::Bool(self.bools(cursor, 1)?[0]),
             8 => {
                 let len = cursor.u64("the length of a string")?;
-                let place = cursor.place();
+                let start = cursor.at();
                 let bytes = cursor.take(len, "a string")?;
                 match std::str::from_utf8(bytes) {
                     Ok(string) => Value::String(string.to_owned()),
                     Err(_) => {
                         return Err(FormatError::Utf8 {
-                            place,
+                            place: cursor.place_of(start),
                             what: format!("the value of key {}", text(self.key)),
                         });
                     }
@@ -168,13 +169,17 @@ impl ValueReader<'_> {
             10 => Value::U64(u64::from_le_bytes(cursor.array(WHAT)?)),
             11 => Value::I64(i64::from_le_bytes(cursor.array(WHAT)?)),
             12 => Value::F64(f64::from_le_bytes(cursor.array(WHAT)?)),
-            found => return Err(FormatError::ValueType { place, key: self.key.to_owned(), found }),
+            found => {
+                let place = cursor.place_of(start);
+                return Err(FormatError::ValueType { place, key: self.key.to_owned(), found });
+            }
         })
     }
 
     fn array(&mut self, cursor: &mut Cursor<'_>, depth: u32) -> Result<Array, FormatError> {
-        let place = cursor.place();
+        let start = cursor.at();
         if depth > MAX_DEPTH {
+            let place = cursor.place();
             return Err(FormatError::Nesting { place, key: self.key.to_owned(), limit: MAX_DEPTH });
         }
         Ok(match cursor.u32("the type of an array's elements")? {
@@ -199,7 +204,10 @@ impl ValueReader<'_> {
             10 => Array::U64(numbers(cursor, u64::from_le_bytes)?),
             11 => Array::I64(numbers(cursor, i64::from_le_bytes)?),
             12 => Array::F64(numbers(cursor, f64::from_le_bytes)?),
-            found => return Err(FormatError::ValueType { place, key: self.key.to_owned(), found }),
+            found => {
+                let place = cursor.place_of(start);
+                return Err(FormatError::ValueType { place, key: self.key.to_owned(), found });
+            }
         })
     }
 
@@ -266,25 +274,28 @@ pub(super) fn alignment(metadata: &Metadata) -> Result<u32, FormatError> {
 fn info(cursor: &mut Cursor<'_>) -> Result<Info, FormatError> {
     let at = cursor.at();
     let name = cursor.name("tensor name", MAX_NAME)?;
-    let place = cursor.place();
+    let shape_at = cursor.at();
     let n_dims = cursor.u32("the number of a tensor's dimensions")?;
     if n_dims == 0 || n_dims > MAX_DIMENSIONS as u32 {
+        let place = cursor.place_of(shape_at);
         return Err(FormatError::Dimensions { place, tensor: name.to_owned(), found: n_dims.into() });
     }
     let mut dims = Dims { all: [1; MAX_DIMENSIONS], len: n_dims as usize };
     for dim in &mut dims.all[..dims.len] {
         *dim = cursor.u64("a tensor's dimension")?;
     }
-    let type_place = cursor.place();
+    let type_at = cursor.at();
     let id = cursor.u32("a tensor's type")?;
     let tensor_type = TensorType::look_up(id).map_err(|no_type| {
-        let (place, tensor) = (type_place, name.to_owned());
+        let (place, tensor) = (cursor.place_of(type_at), name.to_owned());
         match no_type {
             NoType::Unknown => FormatError::TensorType { place, tensor, found: id },
             NoType::Removed(name) => FormatError::RemovedTensorType { place, tensor, found: id, name },
         }
     })?;
-    let bytes = tensor_type.bytes(dims.as_slice()).map_err(|bad| bad.of(place, name, dims.as_slice()))?;
+    let bytes = tensor_type
+        .bytes(dims.as_slice())
+        .map_err(|bad| bad.of(cursor.place_of(shape_at), name, dims.as_slice()))?;
     let offset = cursor.u64("the offset of a tensor's data")?;
     Ok(Info { name: name.into(), tensor_type, range: 0..0, at, dims, offset, bytes })
 }

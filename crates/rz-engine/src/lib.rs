@@ -1,1 +1,14 @@
-//! The generation loop: prompts in, text events out.
+#![doc = include_str!("../README.md")]
+
+mod blocks;
+mod error;
+mod generate;
+mod perplexity;
+mod session;
+mod stop;
+
+pub use blocks::BlockPool;
+pub use error::EngineError;
+pub use generate::{Event, Finish, Generation, Request, Stats};
+pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
+pub use session::Session;

@@ -1,0 +1,48 @@
+//! What can go wrong between a prompt and its answer.
+
+use rz_model::ModelError;
+
+/// Why a session cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The back end or a sampler failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// There is nothing to continue.
+    #[error("the prompt has no tokens: give at least one, such as the model's begin token")]
+    EmptyPrompt,
+    /// The tokens do not fit into the context.
+    #[error(
+        "{tokens} tokens do not fit into a context of {context}: shorten the prompt or ask for a larger context"
+    )]
+    ContextFull {
+        /// Tokens there would be.
+        tokens: usize,
+        /// Tokens that fit.
+        context: usize,
+    },
+    /// A stop string without characters would stop everything.
+    #[error("a stop string is empty: give it at least one character")]
+    EmptyStop,
+    /// A window for measuring perplexity that cannot be used.
+    #[error("{what} of {value} cannot be used to measure perplexity: it takes {expected}")]
+    Window {
+        /// Which length.
+        what: &'static str,
+        /// Its value.
+        value: usize,
+        /// What it must be.
+        expected: String,
+    },
+    /// The text is shorter than one window.
+    #[error(
+        "the text has {tokens} tokens, and one window needs {window}: give a longer text or a smaller context"
+    )]
+    TextTooShort {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Tokens of a window.
+        window: usize,
+    },
+}

@@ -133,7 +133,7 @@ impl Array {
 
     /// The elements as integers of type `T`: `None` when they are not integers,
     /// `Some(Err(element))` when one does not fit.
-    pub(crate) fn integers<T: TryFrom<i128>>(&self) -> Option<Result<Vec<T>, i128>> {
+    pub fn integers<T: TryFrom<i128>>(&self) -> Option<Result<Vec<T>, i128>> {
         fn convert<S: Copy + Into<i128>, T: TryFrom<i128>>(items: &[S]) -> Result<Vec<T>, i128> {
             items.iter().map(|&item| T::try_from(item.into()).map_err(|_| item.into())).collect()
         }

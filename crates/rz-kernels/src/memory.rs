@@ -28,6 +28,15 @@ impl Arena {
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Arena { map })
     }
+
+    /// Reserves `bytes` of which perhaps little is ever used: in small pages, and
+    /// without a claim on the system's memory.
+    ///
+    /// # Errors
+    /// When the system refuses the reservation.
+    pub fn sparse(bytes: usize) -> std::io::Result<Arena> {
+        Ok(Arena { map: memmap2::MmapOptions::new().len(bytes.max(64)).no_reserve_swap().map_anon()? })
+    }
 }
 
 impl Deref for Arena {

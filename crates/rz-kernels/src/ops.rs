@@ -79,6 +79,20 @@ pub fn rms_norm(kernels: Kernels, x: &[f32], weight: &[f32], epsilon: f32, out: 
     }
 }
 
+/// Turns neighbouring pairs of `x` by the angles whose cosines and sines are given;
+/// components beyond the last pair stay.
+///
+/// # Panics
+/// When there are more pairs than `x` has, or the numbers of cosines and sines differ.
+pub fn rotate_pairs(x: &mut [f32], cosines: &[f32], sines: &[f32]) {
+    assert!(cosines.len() == sines.len() && 2 * cosines.len() <= x.len());
+    let (pairs, _) = x.as_chunks_mut::<2>();
+    for (pair, (cos, sin)) in pairs.iter_mut().zip(cosines.iter().zip(sines)) {
+        let [a, b] = *pair;
+        *pair = [a * cos - b * sin, a * sin + b * cos];
+    }
+}
+
 /// Adds `x` to `sum`.
 ///
 /// # Panics

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-/// Positions that one KV block holds.
-pub const KV_BLOCK: usize = 32;
+pub use rz_kernels::KV_BLOCK;
+
+use crate::ModelError;
 
 /// What the caller wants of a token after the pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,47 +102,40 @@ impl<F: Forward + ?Sized> Forward for &mut F {
     }
 }
 
-/// Why a model cannot be loaded or run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ModelError {
-    /// The batch breaks the contract of [`Forward::forward`].
-    #[error("invalid batch: {0}")]
-    Batch(String),
-    /// The container is broken or lacks a key.
-    #[error(transparent)]
-    Format(#[from] rz_formats::FormatError),
-    /// A sampler or one of its settings is not known by this name.
-    #[error("no {what} is called `{name}`; there are: {known}")]
-    UnknownSampler {
-        /// "sampler" or "sampler setting".
-        what: &'static str,
-        /// The name that was given.
-        name: String,
-        /// The names that exist, separated by commas.
-        known: String,
-    },
-    /// A sampler setting has a value that it does not take.
-    #[error("sampler setting {name} cannot be {value}: it takes {expected}")]
-    SamplerSetting {
-        /// Name of the setting.
-        name: String,
-        /// The value that was given.
-        value: String,
-        /// The kind and range of values that it takes.
-        expected: String,
-    },
-    /// The model computed a score that is not a number or is infinite.
-    #[error(
-        "the score of token {token} is {value}, not a finite number: the model's weights or arithmetic are broken"
-    )]
-    Score {
-        /// The token.
-        token: u32,
-        /// Its score.
-        value: f32,
-    },
-    /// Every token is excluded, so there is none to choose.
-    #[error("no token is left to choose from: every score is -inf or every token was excluded")]
-    NoCandidates,
+impl Batch<'_> {
+    /// Checks the batch against the limits of a back end.
+    ///
+    /// # Errors
+    /// When the parts differ in length, the batch is empty or longer than `max_batch`, or it
+    /// names a token, sequence, position or block that does not exist.
+    pub fn check(&self, vocabulary: usize, kv_blocks: usize, max_batch: usize) -> Result<(), ModelError> {
+        let invalid = |why: String| Err(ModelError::Batch(why));
+        let tokens = self.tokens.len();
+        if tokens == 0 || tokens > max_batch {
+            return invalid(format!("{tokens} tokens, expected 1 to {max_batch}"));
+        }
+        if [self.positions.len(), self.sequences.len(), self.outputs.len()] != [tokens; 3] {
+            return invalid(format!(
+                "{tokens} tokens with {} positions, {} sequences and {} outputs",
+                self.positions.len(),
+                self.sequences.len(),
+                self.outputs.len()
+            ));
+        }
+        if let Some(token) = self.tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return invalid(format!("token id {token}, but the model has {vocabulary} tokens"));
+        }
+        if let Some(block) = self.tables.iter().copied().flatten().find(|&&block| block as usize >= kv_blocks) {
+            return invalid(format!("KV block {block}, but there are {kv_blocks}"));
+        }
+        for (&position, &sequence) in self.positions.iter().zip(self.sequences) {
+            let Some(table) = self.tables.get(sequence as usize) else {
+                return invalid(format!("sequence {sequence}, but there are {}", self.tables.len()));
+            };
+            if position as usize >= table.len() * KV_BLOCK {
+                return invalid(format!("position {position}, but its table has {} blocks", table.len()));
+            }
+        }
+        Ok(())
+    }
 }

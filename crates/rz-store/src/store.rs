@@ -109,31 +109,12 @@ impl Store {
             return Ok(path);
         }
         let folder = self.folder(model);
-        let mut files = Vec::new();
-        for artifact in &artifacts {
-            let target = folder.join(&artifact.file);
-            let fetched = match shard_record(&target) {
-                Some(record) => record,
-                None => {
-                    report.set_file(&artifact.file);
-                    let record = FileRecord::new(
-                        &artifact.file,
-                        fetch::fetch(&self.config, artifact, &target, &mut report)?,
-                    );
-                    if artifacts.len() > 1 {
-                        write_json(&with_suffix(&target, ".json"), &record)?;
-                    }
-                    record
-                }
-            };
-            files.push(fetched);
+        let made = self.fill(&folder, model, &artifacts, &mut report);
+        if made.is_err() {
+            // Fails when there is something worth keeping.
+            let _ = fs::remove_dir(&folder);
         }
-        let licence = match model {
-            ModelRef::Named(entry) => Some(entry.licence.to_owned()),
-            _ => None,
-        };
-        write_json(&folder.join(MANIFEST), &Manifest { reference: model.to_string(), licence, files })?;
-        Ok(folder.join(&artifacts[0].file))
+        made
     }
 
     /// Fetches an artifact to a path of the caller's choice, outside of the store's own folders.
@@ -202,6 +183,37 @@ impl Store {
         }
         fs::remove_dir_all(&folder).map_err(|e| StoreError::io("delete", &folder, e))?;
         Ok(freed)
+    }
+
+    /// Fetches the files of a model into its folder and records them.
+    fn fill(
+        &self,
+        folder: &Path,
+        model: &ModelRef,
+        artifacts: &[Artifact],
+        report: &mut Reporter<'_, '_>,
+    ) -> Result<PathBuf, StoreError> {
+        let mut files = Vec::new();
+        for artifact in artifacts {
+            let target = folder.join(&artifact.file);
+            if let Some(record) = shard_record(&target) {
+                files.push(record);
+                continue;
+            }
+            report.set_file(&artifact.file);
+            let fetched = fetch::fetch(&self.config, artifact, &target, report)?;
+            let record = FileRecord::new(&artifact.file, fetched);
+            if artifacts.len() > 1 {
+                write_json(&with_suffix(&target, ".json"), &record)?;
+            }
+            files.push(record);
+        }
+        let licence = match model {
+            ModelRef::Named(entry) => Some(entry.licence.to_owned()),
+            _ => None,
+        };
+        write_json(&folder.join(MANIFEST), &Manifest { reference: model.to_string(), licence, files })?;
+        Ok(folder.join(&artifacts[0].file))
     }
 
     fn folder(&self, model: &ModelRef) -> PathBuf {

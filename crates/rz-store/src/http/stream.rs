@@ -252,12 +252,21 @@ fn explain(origin: &str, error: ureq::Error) -> Failure {
     let text = one_line(&error.to_string(), 300);
     let now = Again::After(Duration::ZERO);
     let (again, detail) = match &error {
-        Error::HostNotFound => (Again::IfReached, "its host name was not found: is the network up?".into()),
+        Error::HostNotFound => (Again::IfReached, NO_HOST.into()),
+        Error::Io(e) if is_failed_lookup(e, &text) => (Again::IfReached, NO_HOST.into()),
         Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
             (Again::IfReached, "the server could not be reached in time".into())
         }
         Error::Io(e) if e.kind() == ErrorKind::ConnectionRefused => {
             (Again::IfReached, "the server refuses connections".into())
+        }
+        Error::Io(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::NetworkDown
+            ) =>
+        {
+            (Again::IfReached, "there is no way to the server: is the network up?".into())
         }
         Error::ConnectionFailed | Error::ConnectProxyFailed(_) => {
             (Again::IfReached, format!("the server could not be reached ({text})"))
@@ -276,6 +285,15 @@ fn explain(origin: &str, error: ureq::Error) -> Failure {
         _ => (Again::No, text),
     };
     Failure::network(origin, again, detail)
+}
+
+const NO_HOST: &str = "its host name was not found: is the network up?";
+
+/// Whether a name could not be resolved; the standard library has no kind of error for it.
+fn is_failed_lookup(error: &std::io::Error, text: &str) -> bool {
+    const WINDOWS: [i32; 3] = [11001, 11002, 11004];
+    text.contains("failed to lookup address")
+        || error.raw_os_error().is_some_and(|code| WINDOWS.contains(&code))
 }
 
 #[cfg(test)]

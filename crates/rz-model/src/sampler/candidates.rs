@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::weight::weight;
+use super::weight;
 use crate::ModelError;
 
 /// A token that may come next.
@@ -27,6 +27,8 @@ pub struct Candidates {
     dense: bool,
     order: Order,
     len: usize,
+    /// Sums of the weights of each block.
+    sums: Vec<u64>,
 }
 
 /// How the list is sorted.
@@ -37,6 +39,9 @@ enum Order {
     ById,
     BestFirst,
 }
+
+/// Entries of the row or the list whose weights are summed at a time.
+const BLOCK: usize = 256;
 
 /// Candidates that are sorted first when nobody knows how many will be needed.
 const FIRST_SORTED: usize = 256;
@@ -53,20 +58,15 @@ impl Candidates {
     /// When a score is NaN or `+inf`. There are no candidates then.
     pub fn load(&mut self, logits: &[f32]) -> Result<(), ModelError> {
         self.clear();
-        let mut len = 0;
-        let mut sound = true;
-        for &logit in logits {
-            sound &= is_score(logit);
-            len += usize::from(logit > f32::NEG_INFINITY);
-        }
-        if !sound {
+        let bad = logits.iter().map(|l| u32::from(!is_score(*l))).sum::<u32>();
+        if bad > 0 {
             let (id, &value) =
                 logits.iter().enumerate().find(|(_, l)| !is_score(**l)).unwrap_or((0, &f32::NAN));
             return Err(ModelError::Score { token: id as u32, value });
         }
         self.row.extend_from_slice(logits);
         self.dense = true;
-        self.len = len;
+        self.len = count(logits);
         Ok(())
     }
 
@@ -113,13 +113,9 @@ impl Candidates {
     /// The candidate with the highest score.
     pub fn best(&self) -> Option<Candidate> {
         if self.dense {
-            let mut best = Candidate { id: 0, logit: f32::NEG_INFINITY };
-            for (id, &logit) in self.row.iter().enumerate() {
-                if logit > best.logit {
-                    best = Candidate { id: id as u32, logit };
-                }
-            }
-            return (best.logit > f32::NEG_INFINITY).then_some(best);
+            let logit = highest(&self.row);
+            let id = self.row.iter().position(|l| *l == logit)? as u32;
+            return (logit > f32::NEG_INFINITY).then_some(Candidate { id, logit });
         }
         if self.order == Order::BestFirst {
             return self.list.first().copied();
@@ -127,18 +123,29 @@ impl Candidates {
         self.list.iter().copied().max_by_key(rank)
     }
 
+    /// The largest magnitude of a score, or 0 without candidates.
+    pub fn magnitude(&self) -> f32 {
+        let finite = |logit: f32| if logit > f32::NEG_INFINITY { logit.abs() } else { 0.0 };
+        // Magnitudes are ordered as their bits are.
+        let larger = |most: u32, logit: f32| most.max(finite(logit).to_bits());
+        f32::from_bits(if self.dense {
+            self.row.iter().fold(0, |most, l| larger(most, *l))
+        } else {
+            self.list.iter().fold(0, |most, c| larger(most, c.logit))
+        })
+    }
+
     /// Changes every score. One that overflows is brought back to the largest finite value; `-inf` and
     /// NaN exclude the candidate.
+    ///
+    /// `change` may also be called for ids that are no candidates: what it gives for them is ignored.
     pub fn map(&mut self, mut change: impl FnMut(Candidate) -> f32) {
         if self.dense {
-            let mut len = 0;
             for (id, logit) in self.row.iter_mut().enumerate() {
-                if *logit > f32::NEG_INFINITY {
-                    *logit = settle(change(Candidate { id: id as u32, logit: *logit }));
-                    len += usize::from(*logit > f32::NEG_INFINITY);
-                }
+                let changed = settle(change(Candidate { id: id as u32, logit: *logit }));
+                *logit = if *logit > f32::NEG_INFINITY { changed } else { f32::NEG_INFINITY };
             }
-            self.len = len;
+            self.len = count(&self.row);
         } else {
             for candidate in &mut self.list {
                 candidate.logit = settle(change(*candidate));
@@ -213,6 +220,7 @@ impl Candidates {
     /// Goes through the candidates from the best down until `is_last` says so, and drops those after.
     /// Sorts only about as many as are looked at.
     pub fn keep_until(&mut self, mut is_last: impl FnMut(Candidate) -> bool) {
+        let was_dense = self.dense;
         self.make_list();
         let mut sorted = if self.order == Order::BestFirst { self.list.len() } else { 0 };
         let mut seen = 0;
@@ -229,16 +237,23 @@ impl Candidates {
                 break;
             }
         }
-        self.list.truncate(seen);
-        self.order = Order::BestFirst;
-        self.len = seen;
+        if was_dense && seen > FIRST_SORTED {
+            // Gathered from the row they come in order of id, as the draw wants them.
+            let lowest = rank(&self.list[seen - 1]);
+            self.dense = true;
+            self.retain(|c| rank(&c) >= lowest);
+        } else {
+            self.list.truncate(seen);
+            self.order = Order::BestFirst;
+            self.len = seen;
+        }
     }
 
     /// Sum of the weights of all candidates. A candidate's weight is the 40-bit integer nearest to
     /// 2^40 times its probability divided by that of the best.
-    pub fn total_weight(&self) -> u128 {
+    pub fn total_weight(&mut self) -> u128 {
         let Some(best) = self.best() else { return 0 };
-        self.iter().map(|c| u128::from(weight(difference(c, best)))).sum()
+        self.sum_blocks(best)
     }
 
     /// Draws a candidate by the weights: with the candidates in order of their ids, the one at which the
@@ -253,15 +268,49 @@ impl Candidates {
             self.order = Order::ById;
         }
         // The total is below 2^72, so 56 random bits fit beside it.
-        let mut target = (u128::from(random >> 8) * self.total_weight()) >> 56;
-        for candidate in self.iter() {
-            let weight = u128::from(weight(difference(candidate, best)));
-            if target < weight {
-                return Some(candidate.id);
-            }
-            target -= weight;
+        let mut target = (u128::from(random >> 8) * self.sum_blocks(best)) >> 56;
+        let block = self.sums.iter().position(|sum| {
+            let here = target < u128::from(*sum);
+            target -= if here { 0 } else { u128::from(*sum) };
+            here
+        })?;
+        let mut target = u64::try_from(target).ok()?;
+        let first = block * BLOCK;
+        let weights = self.block_weights(block, best);
+        let at = first
+            + weights.iter().position(|weight| {
+                let here = target < *weight;
+                target -= if here { 0 } else { *weight };
+                here
+            })?;
+        Some(if self.dense { at as u32 } else { self.list[at].id })
+    }
+
+    /// Leaves the weights' sums over blocks in `sums` and returns their total.
+    fn sum_blocks(&mut self, best: Candidate) -> u128 {
+        let len = if self.dense { self.row.len() } else { self.list.len() };
+        self.sums.clear();
+        for block in 0..len.div_ceil(BLOCK) {
+            let sum = self.block_weights(block, best).iter().sum();
+            self.sums.push(sum);
         }
-        None
+        self.sums.iter().map(|sum| u128::from(*sum)).sum()
+    }
+
+    /// Weights of a block of the row or the list; those of no candidates are 0.
+    fn block_weights(&self, block: usize, best: Candidate) -> [u64; BLOCK] {
+        let mut weights = [0; BLOCK];
+        let best = f64::from(best.logit);
+        if self.dense {
+            for (weight, logit) in weights.iter_mut().zip(&self.row[block * BLOCK..]) {
+                *weight = weight::weight(f64::from(*logit) - best);
+            }
+        } else {
+            for (weight, candidate) in weights.iter_mut().zip(&self.list[block * BLOCK..]) {
+                *weight = weight::weight(f64::from(candidate.logit) - best);
+            }
+        }
+        weights
     }
 
     fn clear(&mut self) {
@@ -325,6 +374,20 @@ fn select(list: &mut [Candidate], count: usize) {
     }
 }
 
+/// How many scores are those of candidates.
+fn count(row: &[f32]) -> usize {
+    row.iter().map(|l| u32::from(*l > f32::NEG_INFINITY)).sum::<u32>() as usize
+}
+
+/// The highest of the scores, none of which is NaN.
+fn highest(row: &[f32]) -> f32 {
+    let higher = |a: f32, b: f32| if b > a { b } else { a };
+    let (lanes, rest) = row.as_chunks::<16>();
+    let start = [f32::NEG_INFINITY; 16];
+    let best = lanes.iter().fold(start, |best, lane| std::array::from_fn(|i| higher(best[i], lane[i])));
+    best.iter().chain(rest).copied().fold(f32::NEG_INFINITY, higher)
+}
+
 /// Whether a model may give this score: neither NaN nor +inf.
 fn is_score(logit: f32) -> bool {
     logit < f32::INFINITY
@@ -333,135 +396,4 @@ fn is_score(logit: f32) -> bool {
 /// Brings the result of arithmetic on a score back to a finite value or -inf.
 fn settle(logit: f32) -> f32 {
     if logit > f32::NEG_INFINITY { logit.min(f32::MAX) } else { f32::NEG_INFINITY }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn ids(candidates: &Candidates) -> Vec<u32> {
-        let mut ids: Vec<_> = candidates.iter().map(|c| c.id).collect();
-        ids.sort_unstable();
-        ids
-    }
-
-    /// Scores with many ties, zeros of both signs and excluded tokens.
-    fn rows() -> impl Strategy<Value = Vec<f32>> {
-        let score = prop_oneof![
-            4 => (-6i8..6).prop_map(|x| f32::from(x) * 0.5),
-            4 => -30f32..30.0,
-            1 => Just(-0.0),
-            1 => Just(f32::NEG_INFINITY),
-        ];
-        prop::collection::vec(score, 0..700)
-    }
-
-    /// The oracle's order: by definition, with a stable sort.
-    fn best_first(row: &[f32]) -> Vec<(u32, f32)> {
-        let mut all: Vec<_> = (0..).zip(row.iter().copied()).filter(|(_, l)| l.is_finite()).collect();
-        all.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap());
-        all
-    }
-
-    #[test]
-    fn a_full_buffer_keeps_the_lower_ids_of_equal_scores() {
-        let mut candidates = Candidates::new();
-        candidates.load(&[1.0; 100]).unwrap();
-        candidates.keep_best(3);
-        assert_eq!(ids(&candidates), [0, 1, 2]);
-        assert_eq!(candidates.best().unwrap().id, 0);
-    }
-
-    #[test]
-    fn scores_that_are_no_numbers_are_refused() {
-        let mut candidates = Candidates::new();
-        for value in [f32::NAN, -f32::NAN, f32::INFINITY] {
-            let error = candidates.load(&[0.0, f32::NEG_INFINITY, value, 1.0]).unwrap_err();
-            assert!(matches!(error, ModelError::Score { token: 2, .. }), "{error}");
-            assert!(candidates.is_empty() && candidates.best().is_none());
-            let error = candidates.load_list([Candidate { id: 9, logit: value }]).unwrap_err();
-            assert!(matches!(error, ModelError::Score { token: 9, .. }), "{error}");
-        }
-    }
-
-    #[test]
-    fn overflow_is_brought_back_and_nan_excluded() {
-        let mut candidates = Candidates::new();
-        candidates.load(&[1.0, 2.0, 3.0, 4.0]).unwrap();
-        candidates.map(|c| [f32::INFINITY, f32::NAN, f32::NEG_INFINITY, 0.0][c.id as usize]);
-        assert_eq!(candidates.len(), 2);
-        assert_eq!(candidates.best(), Some(Candidate { id: 0, logit: f32::MAX }));
-        candidates.map_ids(&[0, 3, 77], |_| f32::NAN);
-        assert!(candidates.is_empty());
-        assert_eq!(candidates.choose(0), None);
-    }
-
-    proptest! {
-        #[test]
-        fn the_best_are_kept(row in rows(), count in 0usize..720, as_list: bool) {
-            let sorted = best_first(&row);
-            let mut candidates = Candidates::new();
-            candidates.load(&row).unwrap();
-            prop_assert_eq!(candidates.len(), sorted.len());
-            prop_assert_eq!(candidates.best().map(|c| c.id), sorted.first().map(|c| c.0));
-            if as_list {
-                candidates.load_list(sorted.iter().rev().map(|&(id, logit)| Candidate { id, logit })).unwrap();
-            }
-            candidates.keep_best(count);
-            let mut kept: Vec<_> = sorted.iter().take(count).map(|c| c.0).collect();
-            kept.sort_unstable();
-            prop_assert_eq!(ids(&candidates), kept);
-            prop_assert_eq!(candidates.best().map(|c| c.id), sorted.iter().take(count).next().map(|c| c.0));
-        }
-
-        #[test]
-        fn walking_down_meets_them_in_order(row in rows(), stop in 1usize..720) {
-            let sorted = best_first(&row);
-            let mut candidates = Candidates::new();
-            candidates.load(&row).unwrap();
-            let mut met = vec![];
-            candidates.keep_until(|c| { met.push((c.id, c.logit)); met.len() == stop });
-            prop_assert_eq!(&met[..], &sorted[..stop.min(sorted.len())]);
-            prop_assert_eq!(candidates.len(), met.len());
-        }
-
-        /// The draw is the inverse of the cumulative distribution in order of id.
-        #[test]
-        fn draws_invert_the_distribution(row in rows(), random: u64) {
-            let mut candidates = Candidates::new();
-            candidates.load(&row).unwrap();
-            let chosen = candidates.choose(random);
-            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let shares: Vec<f64> = row.iter().map(|l| (f64::from(*l) - f64::from(top)).exp()).collect();
-            let Some(chosen) = chosen else {
-                prop_assert!(top == f32::NEG_INFINITY);
-                return Ok(());
-            };
-            prop_assert!(row[chosen as usize].is_finite());
-            let total: f64 = shares.iter().sum();
-            let before: f64 = shares[..chosen as usize].iter().sum::<f64>() / total;
-            let after = before + shares[chosen as usize] / total;
-            let at = random as f64 / 2f64.powi(64);
-            prop_assert!(before - 1e-9 <= at && at <= after + 1e-9, "{} not in {}..{}", at, before, after);
-        }
-
-        #[test]
-        fn the_order_of_a_list_does_not_matter(
-            row in rows(), random: u64, seed in prop::collection::vec(any::<u32>(), 700), cut in 1usize..50,
-        ) {
-            let mut dense = Candidates::new();
-            dense.load(&row).unwrap();
-            let mut shuffled: Vec<Candidate> = dense.iter().collect();
-            shuffled.sort_by_key(|c| seed[c.id as usize]);
-            let mut list = Candidates::new();
-            list.load_list(shuffled).unwrap();
-            prop_assert_eq!(dense.total_weight(), list.total_weight());
-            prop_assert_eq!(dense.clone().choose(random), list.clone().choose(random));
-            dense.keep_best(cut);
-            list.keep_best(cut);
-            prop_assert_eq!(dense.choose(random), list.choose(random));
-        }
-    }
 }

@@ -24,8 +24,7 @@ struct Temperature(f64);
 impl LogitsStep for Temperature {
     fn apply(&mut self, candidates: &mut Candidates, _: &mut StepContext<'_>) {
         // Scores too large to be divided lie so far apart that only the best has a chance.
-        let overflows = |logit: f32| f64::from(logit).abs() / self.0 > f64::from(f32::MAX);
-        if self.0 == 0.0 || self.0 < 1.0 && candidates.iter().any(|c| overflows(c.logit)) {
+        if self.0 == 0.0 || f64::from(candidates.magnitude()) / self.0 > f64::from(f32::MAX) {
             candidates.keep_best(1);
         } else {
             candidates.map(|c| (f64::from(c.logit) / self.0) as f32);

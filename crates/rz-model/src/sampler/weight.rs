@@ -9,9 +9,13 @@ pub(super) const WEIGHT_BITS: u32 = 40;
 /// Integers because their sums do not depend on the order of adding, and additions, multiplications and
 /// bit moves alone because those give the same bits on every platform, which a library's `exp` does not.
 /// What is less likely than the best by a factor of 2^41 weighs nothing.
+#[inline]
 pub(super) fn weight(below: f64) -> u64 {
     use std::f64::consts::{LN_2, LOG2_E};
-    const NEAREST: f64 = 1.5 * (1u64 << 52) as f64; // adding and subtracting it rounds to an integer
+    /// Added to a number, it leaves the nearest integer in the low bits.
+    const NEAREST: f64 = 1.5 * (1u64 << 52) as f64;
+    /// The same for numbers that are not negative, with nothing but the integer below the exponent.
+    const NEAREST_POSITIVE: f64 = (1u64 << 52) as f64;
     /// 1/n! for n = 12 down to 0: the series of the exponential, exact to 2e-16 for |x| <= ln(2) / 2.
     const SERIES: [f64; 13] = [
         1.0 / 479_001_600.0,
@@ -28,14 +32,13 @@ pub(super) fn weight(below: f64) -> u64 {
         1.0,
         1.0,
     ];
-    if below < -29.0 {
-        return 0;
-    }
+    let below = if below > -29.0 { below } else { -29.0 };
     let exponent = below * LOG2_E + f64::from(WEIGHT_BITS);
-    let whole = (exponent + NEAREST) - NEAREST;
-    let rest = (exponent - whole) * LN_2;
-    let power = f64::from_bits(((whole as i64 + 1023) as u64) << 52);
-    (SERIES.iter().fold(0.0, |sum, term| sum * rest + term) * power + 0.5) as u64
+    let shifted = exponent + NEAREST;
+    let rest = (exponent - (shifted - NEAREST)) * LN_2;
+    let power = f64::from_bits((shifted.to_bits() + 1023) << 52);
+    let exponential = SERIES.iter().fold(0.0, |sum, term| sum * rest + term) * power;
+    (exponential + NEAREST_POSITIVE).to_bits() & ((1 << 52) - 1)
 }
 
 /// The lowest difference to the best score at which the weight is at least `share` of the best one's.

@@ -26,15 +26,20 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 const DIGIT: &str = r"\p{N}";
+
+/// What most rows have.
+const PLAIN: Row = Row { names: &[], patterns: &[], ignore_merges: false, add_bos: false };
 
 /// Every known pre-tokenizer. Names that share a row cut text alike.
 pub(crate) const ROWS: &[Row] = &[
     Row {
         names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
         patterns: &[DIGIT, GPT2],
-        ignore_merges: false,
-        add_bos: false,
+        ..PLAIN
     },
     Row {
         names: &[
@@ -56,8 +61,7 @@ pub(crate) const ROWS: &[Row] = &[
             "granite-docling",
         ],
         patterns: &[GPT2],
-        ignore_merges: false,
-        add_bos: false,
+        ..PLAIN
     },
     Row {
         names: &[
@@ -75,13 +79,8 @@ pub(crate) const ROWS: &[Row] = &[
         ignore_merges: true,
         add_bos: true,
     },
-    Row { names: &["glm4", "glm5"], patterns: &[LLAMA3], ignore_merges: true, add_bos: false },
-    Row {
-        names: &["dbrx", "smaug-bpe", "chatglm-bpe"],
-        patterns: &[LLAMA3],
-        ignore_merges: false,
-        add_bos: false,
-    },
+    Row { names: &["glm4", "glm5"], patterns: &[LLAMA3], ignore_merges: true, ..PLAIN },
+    Row { names: &["dbrx", "smaug-bpe", "chatglm-bpe"], patterns: &[LLAMA3], ..PLAIN },
     Row {
         names: &[
             "qwen2",
@@ -95,22 +94,27 @@ pub(crate) const ROWS: &[Row] = &[
             "grok-2",
         ],
         patterns: &[QWEN2],
-        ignore_merges: false,
-        add_bos: false,
+        ..PLAIN
     },
-    Row { names: &["qwen35"], patterns: &[QWEN35], ignore_merges: false, add_bos: false },
+    Row { names: &["qwen35"], patterns: &[QWEN35], ..PLAIN },
+    Row { names: &["gpt-4o", "llama4", "kanana2"], patterns: &[GPT4O], ..PLAIN },
+    Row { names: &["tekken"], patterns: &[TEKKEN], ignore_merges: true, add_bos: true },
+    Row {
+        names: &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
+        patterns: &[r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3],
+        ..PLAIN
+    },
+    Row {
+        names: &["deepseek-coder"],
+        patterns: &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\u{d7ff}]+", DIGIT],
+        ..PLAIN
+    },
     Row {
         names: &["default"],
-        patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"],
-        ignore_merges: false,
-        add_bos: false,
+        patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
+        ..PLAIN
     },
-    Row {
-        names: &["falcon"],
-        patterns: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, r"[0-9][0-9][0-9]"],
-        ignore_merges: false,
-        add_bos: false,
-    },
+    Row { names: &["falcon"], patterns: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"], ..PLAIN },
 ];
 
 /// The row of a name.
@@ -183,5 +187,79 @@ impl Splitter {
         if done < text.len() {
             piece(&text[done..]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
+    use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+    use tokenizers::tokenizer::pre_tokenizer::OffsetType;
+    use tokenizers::{
+        OffsetReferential, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
+    };
+
+    /// Each row with the patterns run by a backtracking engine, look-ahead and all.
+    static BOTH: LazyLock<Vec<(&Row, Pretokenizer, Vec<Split>)>> = LazyLock::new(|| {
+        let isolate = |pattern: &&str| {
+            let pattern = SplitPattern::Regex((*pattern).to_owned());
+            Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap()
+        };
+        ROWS.iter().map(|row| (row, Pretokenizer::new(row), row.patterns.iter().map(isolate).collect())).collect()
+    });
+
+    fn check(text: &str) -> Result<(), TestCaseError> {
+        for (row, ours, steps) in BOTH.iter() {
+            let mut oracle = PreTokenizedString::from(text);
+            for step in steps {
+                step.pre_tokenize(&mut oracle).unwrap();
+            }
+            let expected: Vec<&str> = oracle
+                .get_splits(OffsetReferential::Original, OffsetType::Byte)
+                .into_iter()
+                .map(|(piece, _, _)| piece)
+                .collect();
+            let mut words = Vec::new();
+            ours.split(text, &mut |word| words.push(word));
+            prop_assert_eq!(words, expected, "{} on {:?}", row.names[0], text);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn words_are_those_of_the_published_patterns(text in prop::collection::vec(prop_oneof![
+            "[ \t\r\n]{1,5}",
+            r"[\s\u{85}\u{a0}\u{3000}]{1,3}",
+            "[A-Za-z]{1,8}",
+            "['’](s|S|t|re|RE|ve|m|ll|LL|d|ſ)",
+            "[0-9]{1,7}",
+            r"[\p{L}\p{M}\p{N}]{1,5}",
+            r"[\p{P}\p{S}]{1,4}",
+            any::<String>(),
+        ], 0..16)) {
+            check(&text.concat())?;
+        }
+    }
+
+    #[test]
+    fn runs_of_white_space_leave_their_last_to_the_word() {
+        for text in ["", " ", "  ", "a  b", "a \n b", "  \n\n  x", "\u{3000}\u{3000}x", "\t\t", "x \r\n", "1  2\n 3"] {
+            check(text).unwrap();
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: Vec<_> = ROWS.iter().flat_map(|row| row.names).collect();
+        for (at, name) in names.iter().enumerate() {
+            assert!(!names[..at].contains(name), "{name}");
+            assert!(row(name).is_some());
+        }
+        assert!(row("no-such").is_none());
     }
 }

@@ -15,7 +15,10 @@ pub(crate) struct Spm {
     bytes: [u32; 256],
     unknown: Option<u32>,
     add_space_prefix: bool,
+    /// Bytes of the longest token.
     longest: usize,
+    /// Whether no token goes on into another word, so that words can be encoded one by one.
+    by_words: bool,
 }
 
 /// What stands for a space.
@@ -30,9 +33,10 @@ impl Spm {
     ) -> Result<Self, TokenizerError> {
         let ranks = scores(meta, vocabulary.len())?.into_iter().map(rank).collect();
         let mut bytes = [NO_TOKEN; 256];
-        let mut longest = 0;
+        let (mut longest, mut by_words) = (0, true);
         for (token, text, kind) in vocabulary.iter() {
             longest = longest.max(text.len());
+            by_words &= word(text).len() == text.len() || !is_text(Some(kind));
             if kind == Kind::Byte
                 && let Some(byte) = byte_of(text)
             {
@@ -40,7 +44,7 @@ impl Spm {
             }
         }
         let add_space_prefix = meta.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-        Ok(Spm { ranks, bytes, unknown, add_space_prefix, longest })
+        Ok(Spm { ranks, bytes, unknown, add_space_prefix, longest, by_words })
     }
 
     /// Whether the start of a text gets a space that it does not have.
@@ -72,18 +76,25 @@ impl Spm {
             }
             escaped.push_str(part);
         }
+        let mut rest = escaped.as_str();
+        while !rest.is_empty() {
+            let word = if self.by_words { word(rest) } else { rest };
+            self.encode_word(vocabulary, word, merger, ids);
+            rest = &rest[word.len()..];
+        }
+    }
+
+    fn encode_word(&self, vocabulary: &Vocabulary, word: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
         let token = |start: u32, end: u32| {
-            let text = &escaped.as_bytes()[start as usize..end as usize];
+            let text = &word.as_bytes()[start as usize..end as usize];
             if text.len() > self.longest {
                 return None;
             }
             // Only what is text may come out of text.
-            vocabulary
-                .token(text)
-                .filter(|&token| matches!(vocabulary.kind(token), Some(Kind::Normal | Kind::UserDefined | Kind::Unused)))
+            vocabulary.token(text).filter(|&token| is_text(vocabulary.kind(token)))
         };
         merger.symbols.clear();
-        merger.symbols.extend(escaped.char_indices().map(|(start, letter)| {
+        merger.symbols.extend(word.char_indices().map(|(start, letter)| {
             let (start, end) = (start as u32, (start + letter.len_utf8()) as u32);
             Symbol { id: token(start, end).unwrap_or(NO_TOKEN), start, end }
         }));
@@ -95,7 +106,7 @@ impl Spm {
                 ids.push(symbol.id);
                 continue;
             }
-            let bytes = &escaped.as_bytes()[symbol.start as usize..symbol.end as usize];
+            let bytes = &word.as_bytes()[symbol.start as usize..symbol.end as usize];
             let tokens = bytes.iter().map(|&byte| self.bytes[usize::from(byte)]);
             if tokens.clone().any(|token| token == NO_TOKEN) {
                 ids.extend(self.unknown);
@@ -104,6 +115,19 @@ impl Spm {
             }
         }
     }
+}
+
+/// The start of `text` up to where another word begins: a space after anything else.
+fn word(text: &str) -> &str {
+    let spaces = text.len() - text.trim_start_matches(SPACE).len();
+    match text[spaces..].find(SPACE) {
+        Some(end) => &text[..spaces + end],
+        None => text,
+    }
+}
+
+fn is_text(kind: Option<Kind>) -> bool {
+    matches!(kind, Some(Kind::Normal | Kind::UserDefined | Kind::Unused))
 }
 
 /// Maps scores to numbers of the opposite order.

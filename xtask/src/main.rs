@@ -1,2 +1,78 @@
-//! Chores of the workspace.
-fn main() {}
+//! Chores of the workspace: `cargo xtask --help` lists them.
+
+mod cargo;
+mod fixtures;
+mod fuzz;
+mod tidy;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Fetch the large test files into fixtures/cache, once
+    Fixtures {
+        /// Also fetch further models for extra checks (3 GB); those that cannot be had are skipped
+        #[arg(long)]
+        all: bool,
+    },
+    /// Fetch the fixtures, then run every test of the workspace
+    Test {
+        /// Arguments for `cargo test`, such as `-p rz-store` or `-- --nocapture`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check the rules that a script can check
+    Tidy,
+    /// Do what continuous integration does: .ci/run
+    Ci,
+    /// Run a fuzz target, or all of them one after the other
+    Fuzz {
+        /// Name of the target; all when left out
+        target: Option<String>,
+        /// How long to run each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Measure which lines the tests run
+    Coverage {
+        /// Arguments for `cargo llvm-cov`, such as `--html` or `-p rz-store`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().chore {
+        Chore::Fixtures { all } => fixtures::run(all),
+        Chore::Test { arguments } => cargo::test(&arguments),
+        Chore::Tidy => tidy::run(),
+        Chore::Ci => cargo::ci(),
+        Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Chore::Coverage { arguments } => cargo::coverage(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace.
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}

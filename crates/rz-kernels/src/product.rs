@@ -1,12 +1,13 @@
 //! Products of packed matrices with quantized activations.
 //!
 //! One loop serves every kind, number of tokens and instruction set: a panel block
-//! meets the same 32 columns of up to eight tokens. The sum of a row over a block is
-//! exact in integers; blocks are added in order of their columns in `f32`, so that a
-//! token's result does not depend on the tokens beside it.
+//! meets the same 32 columns of up to eight tokens. The sums of a row over a block are
+//! exact in integers, one for the high and one for the low bytes of the activations;
+//! blocks are added in order of their columns in `f32`, so that a token's result does not
+//! depend on the tokens beside it.
 
-use crate::activations::Scale;
-use crate::{Activations, Columns, Isa, Kernels, PANEL_COLUMNS, PANEL_ROWS, PanelKind, PanelRef, SimdOp};
+use crate::activations::{Bytes, HIGH, Scale};
+use crate::{Activations, Columns, Isa, Kernels, PANEL_ROWS, PanelKind, PanelRef, SimdOp};
 
 /// Fills `out`, a share of the product of `weights` with every token of `x`: row
 /// `t`, column `r` becomes the dot product of row `r` of the matrix with token `t`.
@@ -75,7 +76,7 @@ impl Product<'_, '_> {
 fn one_tile<I: Isa, K: Block<UNITS>, const UNITS: usize, const N: usize>(
     isa: I,
     panel: &[[u16; UNITS]],
-    values: &[[i8; PANEL_COLUMNS]],
+    values: &[Bytes],
     scales: &[Scale],
     out: &mut Columns<'_>,
     token: usize,
@@ -106,7 +107,7 @@ trait Block<const UNITS: usize> {
     fn add<I: Isa, const N: usize>(
         isa: I,
         block: &[u16; UNITS],
-        values: &[[i8; PANEL_COLUMNS]; N],
+        values: &[Bytes; N],
         scales: &[Scale; N],
         sums: &mut [I::F32; N],
     );
@@ -116,99 +117,113 @@ struct Bits4;
 struct Bits4Min;
 struct Bits8;
 
+/// Integer sums of a block for each token: over the high and over the low bytes.
+#[derive(Clone, Copy)]
+struct Dots<V> {
+    high: V,
+    low: V,
+}
+
 impl Block<144> for Bits4 {
+    // scale * (q - 8)
     #[inline(always)]
     fn add<I: Isa, const N: usize>(
         isa: I,
         block: &[u16; 144],
-        values: &[[i8; PANEL_COLUMNS]; N],
+        values: &[Bytes; N],
         scales: &[Scale; N],
         sums: &mut [I::F32; N],
     ) {
         let (scale, groups) = split::<_, 16>(block);
-        let mut dots = [isa.splat_i32(0); N];
-        for t in 0..N {
-            dots[t] = isa.splat_i32(-8 * scales[t].sum());
-        }
-        dot_nibbles(isa, groups, values, &mut dots);
+        let dots = dot_nibbles(isa, groups, values);
         let scale = isa.load_f16(scale);
-        for t in 0..N {
-            let scale = isa.mul(scale, isa.splat(scales[t].scale));
-            sums[t] = isa.mul_add(isa.to_f32(dots[t]), scale, sums[t]);
-        }
+        let offset = isa.mul(scale, isa.splat(-8.0));
+        add_scaled(isa, scale, offset, &dots, scales, sums);
     }
 }
 
 impl Block<160> for Bits4Min {
+    // scale * q + minimum
     #[inline(always)]
     fn add<I: Isa, const N: usize>(
         isa: I,
         block: &[u16; 160],
-        values: &[[i8; PANEL_COLUMNS]; N],
+        values: &[Bytes; N],
         scales: &[Scale; N],
         sums: &mut [I::F32; N],
     ) {
         let (scale, rest) = split::<_, 16>(block);
         let (minimum, groups) = split::<_, 16>(rest);
-        let mut dots = [isa.splat_i32(0); N];
-        dot_nibbles(isa, groups, values, &mut dots);
-        let (scale, minimum) = (isa.load_f16(scale), isa.load_f16(minimum));
-        for t in 0..N {
-            let own = isa.splat(scales[t].scale);
-            let sum = isa.splat(scales[t].scale * scales[t].sum() as f32);
-            sums[t] = isa.mul_add(isa.to_f32(dots[t]), isa.mul(scale, own), sums[t]);
-            sums[t] = isa.mul_add(minimum, sum, sums[t]);
-        }
+        let dots = dot_nibbles(isa, groups, values);
+        add_scaled(isa, isa.load_f16(scale), isa.load_f16(minimum), &dots, scales, sums);
     }
 }
 
 impl Block<272> for Bits8 {
+    // scale * (q - 128), of which the instruction set takes WIDE_OFFSET off itself.
     #[inline(always)]
     fn add<I: Isa, const N: usize>(
         isa: I,
         block: &[u16; 272],
-        values: &[[i8; PANEL_COLUMNS]; N],
+        values: &[Bytes; N],
         scales: &[Scale; N],
         sums: &mut [I::F32; N],
     ) {
         let (scale, groups) = split::<_, 16>(block);
-        let mut dots = [isa.splat_i32(0); N];
-        for t in 0..N {
-            dots[t] = isa.splat_i32((I::WIDE_OFFSET - 128) * scales[t].sum());
-        }
+        let mut dots = [Dots { high: isa.splat_i32(0), low: isa.splat_i32(0) }; N];
         let (groups, _) = groups.as_chunks::<32>();
         for (g, group) in groups.iter().enumerate() {
             let w = isa.load_bytes(bytemuck::cast_ref(group));
             for t in 0..N {
-                let (quads, _) = values[t].as_chunks::<4>();
-                dots[t] = isa.dot_wide(dots[t], w, quads[g]);
+                dots[t].high = isa.dot_wide(dots[t].high, w, quad(&values[t].high, g));
+                dots[t].low = isa.dot_wide(dots[t].low, w, quad(&values[t].low, g));
             }
         }
         let scale = isa.load_f16(scale);
-        for t in 0..N {
-            let scale = isa.mul(scale, isa.splat(scales[t].scale));
-            sums[t] = isa.mul_add(isa.to_f32(dots[t]), scale, sums[t]);
-        }
+        let offset = isa.mul(scale, isa.splat((I::WIDE_OFFSET - 128) as f32));
+        add_scaled(isa, scale, offset, &dots, scales, sums);
+    }
+}
+
+/// Adds `scale * dots + offset * sum of x` to the sums, with the activations' own scale.
+#[inline(always)]
+fn add_scaled<I: Isa, const N: usize>(
+    isa: I,
+    scale: I::F32,
+    offset: I::F32,
+    dots: &[Dots<I::I32>; N],
+    scales: &[Scale; N],
+    sums: &mut [I::F32; N],
+) {
+    for t in 0..N {
+        let dot = isa.mul_add(isa.to_f32(dots[t].high), isa.splat(HIGH), isa.to_f32(dots[t].low));
+        let sum = isa.mul_add(offset, isa.splat(scales[t].sum), sums[t]);
+        sums[t] = isa.mul_add(dot, isa.mul(scale, isa.splat(scales[t].scale)), sum);
     }
 }
 
 #[inline(always)]
-fn dot_nibbles<I: Isa, const N: usize>(
-    isa: I,
-    groups: &[u16],
-    values: &[[i8; PANEL_COLUMNS]; N],
-    dots: &mut [I::I32; N],
-) {
+fn dot_nibbles<I: Isa, const N: usize>(isa: I, groups: &[u16], values: &[Bytes; N]) -> [Dots<I::I32>; N] {
+    let mut dots = [Dots { high: isa.splat_i32(0), low: isa.splat_i32(0) }; N];
     let (groups, _) = groups.as_chunks::<32>();
     for (g, group) in groups.iter().enumerate() {
         let w = isa.load_bytes(bytemuck::cast_ref(group));
-        let (low, high) = (isa.low_nibbles(w), isa.high_nibbles(w));
+        let (first, second) = (isa.low_nibbles(w), isa.high_nibbles(w));
         for t in 0..N {
-            let (quads, _) = values[t].as_chunks::<4>();
-            dots[t] = isa.dot(dots[t], low, quads[g]);
-            dots[t] = isa.dot(dots[t], high, quads[4 + g]);
+            let Bytes { high, low } = &values[t];
+            dots[t].high = isa.dot(dots[t].high, first, quad(high, g));
+            dots[t].low = isa.dot(dots[t].low, first, quad(low, g));
+            dots[t].high = isa.dot(dots[t].high, second, quad(high, 4 + g));
+            dots[t].low = isa.dot(dots[t].low, second, quad(low, 4 + g));
         }
     }
+    dots
+}
+
+#[inline(always)]
+fn quad(bytes: &[i8; 32], index: usize) -> [i8; 4] {
+    let (quads, _) = bytes.as_chunks::<4>();
+    quads[index]
 }
 
 #[inline(always)]

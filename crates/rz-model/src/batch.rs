@@ -125,7 +125,8 @@ impl Batch<'_> {
         if let Some(token) = self.tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return invalid(format!("token id {token}, but the model has {vocabulary} tokens"));
         }
-        if let Some(block) = self.tables.iter().copied().flatten().find(|&&block| block as usize >= kv_blocks) {
+        if let Some(block) = self.tables.iter().copied().flatten().find(|&&block| block as usize >= kv_blocks)
+        {
             return invalid(format!("KV block {block}, but there are {kv_blocks}"));
         }
         for (&position, &sequence) in self.positions.iter().zip(self.sequences) {

@@ -314,9 +314,8 @@ impl Pass<'_, '_> {
             let q = &queries[token * query_row + head * spec.key_size..][..spec.key_size];
             Query { q, first: 0, end: batch.positions[token] as usize + 1 }
         };
-        let view = |token: usize, kv_head: usize| {
-            kv.head(kv_head, batch.tables[batch.sequences[token] as usize])
-        };
+        let view =
+            |token: usize, kv_head: usize| kv.head(kv_head, batch.tables[batch.sequences[token] as usize]);
         let gathered = &mut self.scratch.gathered[..tokens * out_row];
         if tokens < 2 * self.team.threads() {
             // Few tokens: the KV heads are shared out.
@@ -360,8 +359,9 @@ impl Pass<'_, '_> {
                 };
                 for token in first..last {
                     for head in kv_head * group..(kv_head + 1) * group {
-                        let together =
-                            count > 0 && batch.sequences[tile[0].0] == batch.sequences[token] && count < QUERIES;
+                        let together = count > 0
+                            && batch.sequences[tile[0].0] == batch.sequences[token]
+                            && count < QUERIES;
                         if !together {
                             flush(&tile[..count]);
                             count = 0;

@@ -129,14 +129,23 @@ impl LayerKv {
     ) {
         let (key_size, value_size, heads) = (self.key_size, self.value_size, self.heads);
         let stride = value_size.next_multiple_of(LANES);
-        scatter::<E>(team, &mut self.keys, blocks, heads * key_block(key_size), batch, |token, slot, block| {
-            let row = &keys[token * heads * key_size..][..heads * key_size];
-            for (key, block) in row.chunks_exact(key_size).zip(block.chunks_exact_mut(key_block(key_size))) {
-                for (x, lane) in key.iter().zip(block.chunks_exact_mut(KV_BLOCK)) {
-                    lane[slot] = E::from_f32(*x);
+        scatter::<E>(
+            team,
+            &mut self.keys,
+            blocks,
+            heads * key_block(key_size),
+            batch,
+            |token, slot, block| {
+                let row = &keys[token * heads * key_size..][..heads * key_size];
+                for (key, block) in
+                    row.chunks_exact(key_size).zip(block.chunks_exact_mut(key_block(key_size)))
+                {
+                    for (x, lane) in key.iter().zip(block.chunks_exact_mut(KV_BLOCK)) {
+                        lane[slot] = E::from_f32(*x);
+                    }
                 }
-            }
-        });
+            },
+        );
         scatter::<E>(
             team,
             &mut self.values,

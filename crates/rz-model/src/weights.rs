@@ -116,9 +116,7 @@ fn materialise(
     plan.into_iter()
         .zip(ranges)
         .map(|(item, range)| match range {
-            Some(range) => {
-                Ok(Matrix::from_panels(item.dtype, item.rows, item.columns, arena.clone(), range))
-            }
+            Some(range) => Ok(Matrix::from_panels(item.dtype, item.rows, item.columns, arena.clone(), range)),
             None => Ok(Matrix::from_blocks(item.dtype, item.rows, item.columns, Box::new(item.tensor))?),
         })
         .collect()

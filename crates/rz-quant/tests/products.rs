@@ -24,7 +24,7 @@ fn every_isa() -> impl Iterator<Item = Kernels> {
 }
 
 /// Whole numbers of at most 127, which every block of 32 reaches, times a power of
-/// two: quantizing them to 8 bits loses nothing.
+/// two: quantizing them to steps of a 32512th (256 * 127) of the peak loses nothing.
 fn exact_activations(random: &mut Random, len: usize) -> Vec<f32> {
     (0..len)
         .map(|i| {
@@ -161,7 +161,7 @@ fn a_token_does_not_depend_on_its_neighbours_or_on_the_threads() {
     }
 }
 
-/// Rounding activations to 8 bits costs what rounding costs, and not more.
+/// Rounding activations to 16 bits costs what rounding costs, and not more.
 #[test]
 fn quantized_activations_stay_close() {
     let (rows, columns) = (32, 1024);
@@ -176,7 +176,7 @@ fn quantized_activations_stay_close() {
             let got = product(kernels, 1, &packed(dtype, rows, columns, &bytes), &x);
             let error: f32 = got.iter().zip(&exact).map(|(a, b)| (a - b).powi(2)).sum();
             let power: f32 = exact.iter().map(|x| x * x).sum();
-            assert!(error / power < 1e-4, "{dtype}: {}", error / power);
+            assert!(error / power < 1e-8, "{dtype}: {}", error / power);
         }
     }
 }

@@ -5,8 +5,8 @@
 //! network with SiLU. `rope_freqs.weight` carries the frequency factors of Llama 3.1.
 
 use super::{Arch, Keys};
-use crate::spec::{LayerSpec, ModelSpec};
 use crate::ModelError;
+use crate::spec::{LayerSpec, ModelSpec};
 
 pub(super) const ARCH: Arch = Arch { name: "llama", read };
 

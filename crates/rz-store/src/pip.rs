@@ -143,6 +143,8 @@ fn spawn(config: &Config, member: &PipMember, folder: &Folder) -> Result<(Runnin
             vec![std::path::absolute(path).map_err(|e| StoreError::io("find", path, e))?.into()]
         }
         Some(name) => vec![name.into()],
+        // On Windows, `python3` may be a stand-in that opens a shop.
+        None if cfg!(windows) => vec!["python".into(), "python3".into()],
         None => vec!["python3".into(), "python".into()],
     };
     let scratch = absolute(&folder.scratch())?;

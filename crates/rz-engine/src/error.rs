@@ -45,4 +45,12 @@ pub enum EngineError {
         /// Tokens of a window.
         window: usize,
     },
+    /// The system has no memory.
+    #[error("cannot reserve memory for {purpose}: {cause}")]
+    Memory {
+        /// What for.
+        purpose: &'static str,
+        /// What the system said.
+        cause: std::io::Error,
+    },
 }

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod bench;
 mod blocks;
 mod error;
 mod generate;
@@ -7,6 +8,7 @@ mod perplexity;
 mod session;
 mod stop;
 
+pub use bench::{BenchOptions, BenchReport, bench, median, read_bandwidth};
 pub use blocks::BlockPool;
 pub use error::EngineError;
 pub use generate::{Event, Finish, Generation, Request, Stats};

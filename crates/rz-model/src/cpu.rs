@@ -94,15 +94,17 @@ impl CpuModel {
         &self.unused
     }
 
-    /// Bytes of weights that one token's pass reads.
-    pub fn bytes_per_token(&self) -> usize {
+    /// Bytes that the pass of one token reads: the weights, and the keys and values of
+    /// the `positions` before it.
+    pub fn bytes_per_token(&self, positions: usize) -> usize {
         let Weights { embedding, output, layers, output_norm } = &self.weights;
         let matrices = |layer: &LayerWeights<Matrix>| {
             let LayerWeights { query, key, value, attention_output, gate, up, down, .. } = layer;
             [query, key, value, attention_output, gate, up, down].map(|linear| linear.matrix.bytes())
         };
         let layers: usize = layers.iter().flat_map(matrices).sum();
-        layers + output.as_ref().unwrap_or(embedding).bytes() + size_of_val(&output_norm[..])
+        let kv = self.spec.kv_elements() * self.kv.kv_type().bytes() * positions;
+        layers + output.as_ref().unwrap_or(embedding).bytes() + size_of_val(&output_norm[..]) + kv
     }
 }
 

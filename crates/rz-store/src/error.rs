@@ -182,14 +182,7 @@ impl StoreError {
 
     /// Whether another source could do better: not when the fault lies on this machine.
     pub(crate) fn is_about_the_source(&self) -> bool {
-        !matches!(
-            self,
-            Self::Cancelled
-                | Self::DiskFull { .. }
-                | Self::Io { .. }
-                | Self::Setting { .. }
-                | Self::Busy { .. }
-        )
+        !matches!(self, Self::Cancelled | Self::DiskFull { .. } | Self::Io { .. } | Self::Busy { .. })
     }
 }
 

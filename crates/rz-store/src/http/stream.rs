@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::Read,
+    path::Path,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use ureq::{
     Agent, Body, Proxy,
     http::{HeaderMap, Response, Uri},
-    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+    tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem},
 };
 
 use super::{Again, Failure};
@@ -73,17 +74,10 @@ pub(super) fn agent(config: &Config) -> Result<Agent, StoreError> {
         .timeout_recv_response(Some(config.read_timeout))
         .timeout_per_read(Some(config.read_timeout));
     if let Some(path) = &config.ca_file {
-        let pem = fs::read(path).map_err(|e| StoreError::io("read", path, e))?;
-        let certificates: Vec<_> = parse_pem(&pem)
-            .filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            })
-            .collect();
-        if certificates.is_empty() {
-            let problem = format!("'{}' holds no PEM certificate", path.display());
-            return Err(StoreError::Setting { setting: "certificate file (SSL_CERT_FILE)", problem });
-        }
+        let certificates = certificates(path).map_err(|problem| StoreError::Setting {
+            setting: "certificate file (SSL_CERT_FILE)",
+            problem: format!("'{}' {problem}", path.display()),
+        })?;
         builder = builder.tls_config(TlsConfig::builder().root_certs(RootCerts::from(certificates)).build());
     }
     Ok(builder.build().new_agent())
@@ -223,6 +217,17 @@ fn join(base: &Uri, location: &str) -> Option<Uri> {
     };
     let uri: Uri = absolute.parse().ok()?;
     (matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()).then_some(uri)
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
+    let pem = fs::read(path).map_err(|e| format!("cannot be read: {e}"))?;
+    let certificates: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() { Err("holds no PEM certificate".into()) } else { Ok(certificates) }
 }
 
 fn proxy(config: &Config) -> Result<Option<Proxy>, StoreError> {

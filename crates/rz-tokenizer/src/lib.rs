@@ -30,9 +30,11 @@ mod merge;
 mod pretokenizer;
 mod special;
 mod spm;
+mod template;
 mod tokenizer;
 mod vocabulary;
 
 pub use decoder::{DecodeOptions, Decoder};
 pub use error::{MergeProblem, TokenizerError};
+pub use template::{ChatTemplate, LocalTime, Message, TemplateInputs};
 pub use tokenizer::{EncodeOptions, Tokenizer};

@@ -12,7 +12,7 @@
 //! read. So a row's result does not depend on the rows computed beside it, on the
 //! chunks in which a prompt was fed, or on who computes which span.
 
-use crate::ops::exp;
+use crate::ops::{cap_lanes, exp};
 use crate::{Isa, Kernels, LANES, SimdOp};
 
 /// Positions of a KV block.
@@ -80,6 +80,11 @@ pub struct KvView<'a, E> {
     pub key_size: usize,
     /// Components of a value.
     pub value_size: usize,
+    /// Blocks after which the table starts anew, where old ones are overwritten: block
+    /// `i` of the sequence is entry `i % ring`. `None` for a table that keeps all.
+    pub ring: Option<usize>,
+    /// `score = cap * tanh(score / cap)`.
+    pub score_cap: Option<f32>,
 }
 
 /// Elements that the keys of one head take in a block.
@@ -96,13 +101,18 @@ impl<'a, E> KvView<'a, E> {
     #[inline(always)]
     fn key_block(&self, block: usize) -> &'a [E] {
         let size = key_block(self.key_size);
-        &self.keys[(self.table[block] as usize * self.heads + self.head) * size..][..size]
+        &self.keys[(self.place(block) * self.heads + self.head) * size..][..size]
     }
 
     #[inline(always)]
     fn value_block(&self, block: usize) -> &'a [E] {
         let size = value_block(self.value_size);
-        &self.values[(self.table[block] as usize * self.heads + self.head) * size..][..size]
+        &self.values[(self.place(block) * self.heads + self.head) * size..][..size]
+    }
+
+    #[inline(always)]
+    fn place(&self, block: usize) -> usize {
+        self.table[self.ring.map_or(block, |ring| block % ring)] as usize
     }
 }
 
@@ -228,6 +238,11 @@ fn add_block<I: Isa, E: KvElement, const W: usize, const R: usize>(
     rows: &mut [Softmax<W>; R],
 ) {
     let mut weights = scores(isa, kv.key_block(block), q);
+    if let Some(cap) = kv.score_cap {
+        for weights in weights.as_flattened_mut().as_chunks_mut::<LANES>().0 {
+            isa.store(cap_lanes(isa, isa.load(weights), cap), weights);
+        }
+    }
     let width = kv.value_size.next_multiple_of(LANES);
     for (row, weights) in rows.iter_mut().zip(&mut weights) {
         if seen.len() < KV_BLOCK {
@@ -379,6 +394,7 @@ mod tests {
         heads: usize,
         key_size: usize,
         value_size: usize,
+        score_cap: Option<f32>,
     }
 
     impl<E: KvElement> Case<E> {
@@ -393,6 +409,7 @@ mod tests {
                 heads,
                 key_size,
                 value_size,
+                score_cap: (positions % 3 == 1).then_some(2.5),
             };
             let width = value_size.next_multiple_of(LANES);
             for position in 0..positions {
@@ -420,6 +437,8 @@ mod tests {
                 head,
                 key_size: self.key_size,
                 value_size: self.value_size,
+                ring: None,
+                score_cap: self.score_cap,
             }
         }
 
@@ -438,7 +457,11 @@ mod tests {
                 f64::from(self.values[at].to_f32())
             };
             let score = |p: usize| (0..self.key_size).map(|d| f64::from(q[d]) * key(p, d)).sum::<f64>();
-            let scores: Vec<f64> = sees.clone().map(score).collect();
+            let cap = |score: f64| match self.score_cap.map(f64::from) {
+                Some(cap) => cap * (score / cap).tanh(),
+                None => score,
+            };
+            let scores: Vec<f64> = sees.clone().map(score).map(cap).collect();
             let peak = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - peak).exp()).collect();
             let total: f64 = weights.iter().sum();
@@ -491,6 +514,33 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// A table of few blocks, reused in turn, gives what a table of all blocks gives.
+    #[test]
+    fn a_ring_of_blocks_serves_a_window() {
+        let (positions, window) = (300, 70);
+        let all = Case::<f32>::new(positions, 1, 16, 16);
+        let ring = (window + KV_BLOCK - 2) / KV_BLOCK + 1;
+        let q: Vec<f32> = (0..16).map(|d| value(d * 3)).collect();
+        let kernels = Kernels::detect();
+        for end in [1, 40, 96, 97, 200, 299, 300] {
+            let query = Query { q: &q, first: usize::saturating_sub(end, window), end };
+            // The ring's blocks hold the latest of the positions that share them.
+            let mut case = Case::<f32>::new(positions, 1, 16, 16);
+            case.score_cap = all.score_cap;
+            for block in 0..end.div_ceil(KV_BLOCK) {
+                let (from, to) = (all.table[block] as usize, all.table[block % ring] as usize);
+                let keys = key_block(16);
+                case.keys[to * keys..][..keys].copy_from_slice(&all.keys[from * keys..][..keys]);
+                let values = value_block(16);
+                case.values[to * values..][..values].copy_from_slice(&all.values[from * values..][..values]);
+            }
+            let (mut expected, mut got) = ([0.0; 16], [0.0; 16]);
+            attend(kernels, all.view(0), &[query], &mut expected);
+            attend(kernels, KvView { ring: Some(ring), ..case.view(0) }, &[query], &mut got);
+            assert_eq!(got, expected, "{end}");
         }
     }
 

@@ -16,7 +16,10 @@ pub use activations::Activations;
 pub use arch::{Isa, IsaKind, Kernels, LANES, SimdOp};
 pub use attention::{KV_BLOCK, KvElement, KvView, MAX_HEAD, QUERIES, Query, attend, key_block, value_block};
 pub use memory::{Arena, last_level_cache, read_all};
-pub use ops::{add_assign, dot_rows, rms_norm, rotate_pairs, silu_mul};
+pub use ops::{
+    Activation, activate, add_assign, dot_rows, layer_norm, rms_norm, rotate_halves, rotate_neighbours,
+    soft_cap,
+};
 pub use panel::{PANEL_COLUMNS, PANEL_ROWS, PanelKind, PanelRef};
 pub use pool::{Pool, Team};
 pub use product::panel_product;

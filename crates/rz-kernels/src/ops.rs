@@ -79,18 +79,65 @@ pub fn rms_norm(kernels: Kernels, x: &[f32], weight: &[f32], epsilon: f32, out: 
     }
 }
 
+/// Layer norm (Ba et al. 2016): `out = (x - mean) / sqrt(variance + epsilon) * weight + bias`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn layer_norm(
+    kernels: Kernels,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    epsilon: f32,
+    out: &mut [f32],
+) {
+    assert!(x.len() == weight.len() && x.len() == out.len());
+    assert!(bias.is_none_or(|bias| bias.len() == x.len()));
+    let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x - mean as f32;
+    }
+    let mut squares = [0.0];
+    dot_rows(kernels, &[out], out, &mut squares);
+    let scale = 1.0 / (squares[0] / x.len() as f32 + epsilon).sqrt();
+    for (out, weight) in out.iter_mut().zip(weight) {
+        *out = *out * scale * weight;
+    }
+    if let Some(bias) = bias {
+        add_assign(out, bias);
+    }
+}
+
 /// Turns neighbouring pairs of `x` by the angles whose cosines and sines are given;
 /// components beyond the last pair stay.
 ///
 /// # Panics
 /// When there are more pairs than `x` has, or the numbers of cosines and sines differ.
-pub fn rotate_pairs(x: &mut [f32], cosines: &[f32], sines: &[f32]) {
+pub fn rotate_neighbours(x: &mut [f32], cosines: &[f32], sines: &[f32]) {
     assert!(cosines.len() == sines.len() && 2 * cosines.len() <= x.len());
     let (pairs, _) = x.as_chunks_mut::<2>();
     for (pair, (cos, sin)) in pairs.iter_mut().zip(cosines.iter().zip(sines)) {
         let [a, b] = *pair;
         *pair = [a * cos - b * sin, a * sin + b * cos];
     }
+}
+
+/// As [`rotate_neighbours`], where component `i` of the first half pairs with `i` of the
+/// second half of those that turn.
+///
+/// # Panics
+/// When there are more pairs than `x` has, or the numbers of cosines and sines differ.
+pub fn rotate_halves(x: &mut [f32], cosines: &[f32], sines: &[f32]) {
+    assert!(cosines.len() == sines.len() && 2 * cosines.len() <= x.len());
+    let (first, second) = x[..2 * cosines.len()].split_at_mut(cosines.len());
+    for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(cosines.iter().zip(sines)) {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    }
+}
+
+/// `x = cap * tanh(x / cap)`.
+pub fn soft_cap(kernels: Kernels, x: &mut [f32], cap: f32) {
+    kernels.run(MapLanes { x, map: Cap(cap) });
 }
 
 /// Adds `x` to `sum`.
@@ -102,43 +149,103 @@ pub fn add_assign(sum: &mut [f32], x: &[f32]) {
     sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
 }
 
-/// `gate = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
+/// The activation functions of feed-forward networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))` (Hendrycks and Gimpel 2016).
+    GeluTanh,
+}
+
+/// `x = f(x)`, and times `up` where it is given.
 ///
 /// # Panics
 /// When the lengths differ.
-pub fn silu_mul(kernels: Kernels, gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len());
-    kernels.run(SiluMul { gate, up });
+pub fn activate(kernels: Kernels, activation: Activation, x: &mut [f32], up: Option<&[f32]>) {
+    match activation {
+        Activation::Silu => kernels.run(MapLanes { x, map: Silu }),
+        Activation::GeluTanh => kernels.run(MapLanes { x, map: GeluTanh }),
+    }
+    if let Some(up) = up {
+        assert_eq!(x.len(), up.len());
+        x.iter_mut().zip(up).for_each(|(x, up)| *x *= up);
+    }
 }
 
-struct SiluMul<'a> {
-    gate: &'a mut [f32],
-    up: &'a [f32],
+/// A function of every lane on its own.
+trait Map: Copy {
+    fn apply<I: Isa>(self, isa: I, x: I::F32) -> I::F32;
 }
 
-impl SimdOp for SiluMul<'_> {
+struct MapLanes<'a, M> {
+    x: &'a mut [f32],
+    map: M,
+}
+
+impl<M: Map> SimdOp for MapLanes<'_, M> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let (gates, gate_rest) = self.gate.as_chunks_mut::<LANES>();
-        let (ups, up_rest) = self.up.as_chunks::<LANES>();
-        for (gate, up) in gates.iter_mut().zip(ups) {
-            silu_mul_lanes(isa, gate, up);
+        let (whole, rest) = self.x.as_chunks_mut::<LANES>();
+        for x in whole {
+            isa.store(self.map.apply(isa, isa.load(x)), x);
         }
-        if !gate_rest.is_empty() {
-            let mut gate = padded(gate_rest);
-            silu_mul_lanes(isa, &mut gate, &padded(up_rest));
-            gate_rest.copy_from_slice(&gate[..gate_rest.len()]);
+        if !rest.is_empty() {
+            let mut x = padded(rest);
+            isa.store(self.map.apply(isa, isa.load(&x)), &mut x);
+            rest.copy_from_slice(&x[..rest.len()]);
         }
     }
 }
 
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Map for Silu {
+    #[inline(always)]
+    fn apply<I: Isa>(self, isa: I, x: I::F32) -> I::F32 {
+        times_sigmoid(isa, x, x)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct GeluTanh;
+
+impl Map for GeluTanh {
+    // (1 + tanh(y)) / 2 is the sigmoid of 2y.
+    #[inline(always)]
+    fn apply<I: Isa>(self, isa: I, x: I::F32) -> I::F32 {
+        const TWICE_ROOT: f32 = 1.595_769_1;
+        let cubic = isa.mul_add(isa.mul(x, x), isa.splat(0.044715 * TWICE_ROOT), isa.splat(TWICE_ROOT));
+        times_sigmoid(isa, x, isa.mul(x, cubic))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Cap(f32);
+
+impl Map for Cap {
+    #[inline(always)]
+    fn apply<I: Isa>(self, isa: I, x: I::F32) -> I::F32 {
+        cap_lanes(isa, x, self.0)
+    }
+}
+
+/// `cap * tanh(x / cap)`.
 #[inline(always)]
-fn silu_mul_lanes<I: Isa>(isa: I, gate: &mut [f32; LANES], up: &[f32; LANES]) {
-    let x = isa.load(gate);
-    let denominator = isa.add(isa.splat(1.0), exp(isa, isa.sub(isa.splat(0.0), x)));
-    isa.store(isa.mul(isa.div(x, denominator), isa.load(up)), gate);
+pub(crate) fn cap_lanes<I: Isa>(isa: I, x: I::F32, cap: f32) -> I::F32 {
+    // tanh(y) = 2 * sigmoid(2y) - 1; near 0 that cancels, but logits are far from it.
+    let sigmoid = times_sigmoid(isa, isa.splat(2.0 * cap), isa.mul(x, isa.splat(2.0 / cap)));
+    isa.sub(sigmoid, isa.splat(cap))
+}
+
+/// `x / (1 + exp(-y))`.
+#[inline(always)]
+fn times_sigmoid<I: Isa>(isa: I, x: I::F32, y: I::F32) -> I::F32 {
+    let minus = isa.sub(isa.splat(0.0), y);
+    isa.div(x, isa.add(isa.splat(1.0), exp(isa, minus)))
 }
 
 /// `e^x`, within 2 units in the last place for `x` in `-87..=88`; beyond, the value
@@ -235,7 +342,52 @@ mod tests {
     }
 
     #[test]
-    fn norm_and_activation_match_f64() {
+    fn activations_match_f64() {
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        let gelu = |x: f64| {
+            let y = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            x / 2.0 * (1.0 + y.tanh())
+        };
+        let cap = |x: f64| 30.0 * (x / 30.0).tanh();
+        for kernels in every_isa() {
+            for n in [1, 16, 37, 1000] {
+                let x: Vec<f32> = values(n, 1).iter().map(|x| 120.0 * x * x * x).collect();
+                let up = values(n, 2);
+                let mut outs = [x.clone(), x.clone(), x.clone()];
+                activate(kernels, Activation::Silu, &mut outs[0], Some(&up));
+                activate(kernels, Activation::GeluTanh, &mut outs[1], None);
+                soft_cap(kernels, &mut outs[2], 30.0);
+                for i in 0..n {
+                    let x = f64::from(x[i]);
+                    let exact = [silu(x) * f64::from(up[i]), gelu(x), cap(x)];
+                    for (out, exact) in outs.iter().zip(exact) {
+                        let bound = 2e-6 * exact.abs() + 4e-6;
+                        assert!((f64::from(out[i]) - exact).abs() <= bound, "{x}: {} {exact}", out[i]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rotations_turn_the_right_pairs() {
+        let x = values(10, 1);
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            (0..4).map(|i| (0.3 * i as f32).sin_cos()).map(|(s, c)| (c, s)).unzip();
+        let (mut neighbours, mut halves) = (x.clone(), x.clone());
+        rotate_neighbours(&mut neighbours, &cos, &sin);
+        rotate_halves(&mut halves, &cos, &sin);
+        for i in 0..4 {
+            for (out, a, b) in [(&neighbours, 2 * i, 2 * i + 1), (&halves, i, i + 4)] {
+                assert_eq!(out[a], x[a] * cos[i] - x[b] * sin[i]);
+                assert_eq!(out[b], x[a] * sin[i] + x[b] * cos[i]);
+            }
+        }
+        assert_eq!((&neighbours[8..], &halves[8..]), (&x[8..], &x[8..]));
+    }
+
+    #[test]
+    fn norms_match_f64() {
         for kernels in every_isa() {
             for n in [1, 16, 37, 576] {
                 let (x, weight) = (values(n, 1), values(n, 2));
@@ -247,15 +399,13 @@ mod tests {
                     assert!((f64::from(out[i]) - exact).abs() <= 1e-6 * (exact.abs() + 1e-3));
                 }
 
-                let mut gate: Vec<f32> = x.iter().map(|x| 120.0 * x).collect();
-                let exact: Vec<f64> = gate
-                    .iter()
-                    .zip(&weight)
-                    .map(|(&g, &u)| f64::from(g) / (1.0 + f64::from(-g).exp()) * f64::from(u))
-                    .collect();
-                silu_mul(kernels, &mut gate, &weight);
-                for (got, exact) in gate.iter().zip(exact) {
-                    assert!((f64::from(*got) - exact).abs() <= 1e-6 * exact.abs() + 1e-30, "{got} {exact}");
+                layer_norm(kernels, &x, &weight, Some(&x), 1e-5, &mut out);
+                let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
+                let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n as f64;
+                for i in 0..n {
+                    let normed = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt();
+                    let exact = normed * f64::from(weight[i]) + f64::from(x[i]);
+                    assert!((f64::from(out[i]) - exact).abs() <= 2e-6, "{} {exact}", out[i]);
                 }
             }
         }

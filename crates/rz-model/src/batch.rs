@@ -62,6 +62,13 @@ pub trait Forward {
     /// Longest batch that one call takes.
     fn max_batch(&self) -> usize;
 
+    /// How much of a sequence can be continued after `computed` positions of it went through
+    /// here: `wanted` positions from its start, or fewer when keys and values that they need
+    /// are no longer kept.
+    fn resumable(&self, computed: usize, wanted: usize) -> usize {
+        wanted.min(computed)
+    }
+
     /// Runs `layers` over the batch. The whole model is `0..self.layers()`.
     ///
     /// # Errors
@@ -90,6 +97,10 @@ impl<F: Forward + ?Sized> Forward for &mut F {
 
     fn max_batch(&self) -> usize {
         (**self).max_batch()
+    }
+
+    fn resumable(&self, computed: usize, wanted: usize) -> usize {
+        (**self).resumable(computed, wanted)
     }
 
     fn forward(

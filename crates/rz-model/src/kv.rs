@@ -4,6 +4,7 @@
 use half::f16;
 use rz_kernels::{Arena, KV_BLOCK, KvElement, KvView, LANES, Team, key_block, value_block};
 
+use crate::spec::AttentionSpec;
 use crate::{Batch, ModelError, ModelSpec};
 
 /// The type that keys and values are stored in.
@@ -41,6 +42,10 @@ struct LayerKv {
     heads: usize,
     key_size: usize,
     value_size: usize,
+    /// Blocks that a sequence takes turns with, in a layer that sees a window only: the
+    /// first of its table. What they held before is out of sight.
+    ring: Option<usize>,
+    window: Option<usize>,
 }
 
 /// One layer's storage, typed.
@@ -50,11 +55,21 @@ pub(crate) struct LayerView<'a, E> {
     heads: usize,
     key_size: usize,
     value_size: usize,
+    ring: Option<usize>,
+    score_cap: Option<f32>,
 }
 
 impl KvStorage {
     /// Reserves `blocks` blocks for every layer. Memory is taken when they are written.
-    pub(crate) fn new(spec: &ModelSpec, kv_type: KvType, blocks: usize) -> Result<KvStorage, ModelError> {
+    ///
+    /// A layer with a window keeps the window and one batch of a sequence: batches must
+    /// not be longer than `max_batch`.
+    pub(crate) fn new(
+        spec: &ModelSpec,
+        kv_type: KvType,
+        blocks: usize,
+        max_batch: usize,
+    ) -> Result<KvStorage, ModelError> {
         let reserve = |elements: usize| {
             let bytes = elements.checked_mul(blocks).and_then(|n| n.checked_mul(kv_type.bytes()));
             let purpose = "the keys and values: choose a smaller context";
@@ -73,6 +88,8 @@ impl KvStorage {
                     heads: attention.kv_heads,
                     key_size: attention.key_size,
                     value_size: attention.value_size,
+                    ring: attention.window.map(|window| ring(window, max_batch)),
+                    window: attention.window,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
@@ -103,16 +120,30 @@ impl KvStorage {
         }
     }
 
+    /// See [`Forward::resumable`](crate::Forward::resumable).
+    pub(crate) fn resumable(&self, computed: usize, wanted: usize) -> usize {
+        // The oldest positions that every ring still holds.
+        let lost = |layer: &LayerKv| match layer.ring {
+            Some(ring) => computed.div_ceil(KV_BLOCK).saturating_sub(ring) * KV_BLOCK,
+            None => 0,
+        };
+        let windows = self.layers.iter().filter_map(|layer| Some((lost(layer), layer.window?)));
+        let whole = windows.into_iter().all(|(lost, window)| (wanted + 1).saturating_sub(window) >= lost);
+        if whole { wanted } else { 0 }
+    }
+
     /// A layer's storage; `E` must be the type that it was made with.
-    pub(crate) fn layer<E: KvElement>(&self, layer: usize) -> LayerView<'_, E> {
+    pub(crate) fn layer<E: KvElement>(&self, layer: usize, spec: &AttentionSpec) -> LayerView<'_, E> {
         debug_assert_eq!(size_of::<E>(), self.kv_type.bytes());
-        let LayerKv { keys, values, heads, key_size, value_size } = &self.layers[layer];
+        let LayerKv { keys, values, heads, key_size, value_size, ring, .. } = &self.layers[layer];
         LayerView {
             keys: elements(keys),
             values: elements(values),
             heads: *heads,
             key_size: *key_size,
             value_size: *value_size,
+            ring: *ring,
+            score_cap: spec.score_cap,
         }
     }
 }
@@ -127,7 +158,7 @@ impl LayerKv {
         keys: &[f32],
         values: &[f32],
     ) {
-        let (key_size, value_size, heads) = (self.key_size, self.value_size, self.heads);
+        let (key_size, value_size, heads, ring) = (self.key_size, self.value_size, self.heads, self.ring);
         let stride = value_size.next_multiple_of(LANES);
         scatter::<E>(
             team,
@@ -135,7 +166,8 @@ impl LayerKv {
             blocks,
             heads * key_block(key_size),
             batch,
-            |token, slot, block| {
+            ring,
+            |token, slot, block: &mut [E]| {
                 let row = &keys[token * heads * key_size..][..heads * key_size];
                 for (key, block) in
                     row.chunks_exact(key_size).zip(block.chunks_exact_mut(key_block(key_size)))
@@ -152,7 +184,8 @@ impl LayerKv {
             blocks,
             heads * value_block(value_size),
             batch,
-            |token, slot, block| {
+            ring,
+            |token, slot, block: &mut [E]| {
                 let row = &values[token * heads * value_size..][..heads * value_size];
                 let block = block.chunks_exact_mut(value_block(value_size));
                 for (value, block) in row.chunks_exact(value_size).zip(block) {
@@ -172,12 +205,14 @@ fn scatter<E: KvElement>(
     blocks: usize,
     size: usize,
     batch: &Batch<'_>,
+    ring: Option<usize>,
     write: impl Fn(usize, usize, &mut [E]) + Sync,
 ) {
     let place = |token: usize| {
         let position = batch.positions[token] as usize;
         let table = batch.tables[batch.sequences[token] as usize];
-        (table[position / KV_BLOCK] as usize, position % KV_BLOCK)
+        let block = position / KV_BLOCK;
+        (table[ring.map_or(block, |ring| block % ring)] as usize, position % KV_BLOCK)
     };
     let storage: &mut [E] = bytemuck::cast_slice_mut(&mut arena[..blocks * size * size_of::<E>()]);
     // A few tokens are not worth waking anybody for.
@@ -212,8 +247,16 @@ impl<'a, E> LayerView<'a, E> {
             head,
             key_size: self.key_size,
             value_size: self.value_size,
+            ring: self.ring,
+            score_cap: self.score_cap,
         }
     }
+}
+
+// The first token of a batch sees back to the window's start while the last is written:
+// `window + max_batch - 1` positions, wherever the blocks begin.
+fn ring(window: usize, max_batch: usize) -> usize {
+    (window + max_batch).saturating_sub(2) / KV_BLOCK + 2
 }
 
 fn elements<E: KvElement>(arena: &Arena) -> &[E] {

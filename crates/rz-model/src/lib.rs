@@ -1,11 +1,15 @@
 //! Transformers described as data, with one forward pass and its samplers.
 
 pub mod arch;
+mod attend;
 mod batch;
 mod cpu;
 mod error;
 mod kv;
+mod origin;
+mod pass;
 pub mod sampler;
+mod source;
 mod spec;
 mod weights;
 
@@ -13,5 +17,8 @@ pub use batch::{Batch, Forward, KV_BLOCK, Output, Want};
 pub use cpu::{CpuModel, LoadOptions};
 pub use error::ModelError;
 pub use kv::KvType;
-pub use spec::{AttentionSpec, LayerSpec, ModelSpec, Norm, Rope};
+pub use source::Source;
+pub use spec::{
+    Activation, AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, NormKind, Pairs, Residual, Rope,
+};
 pub use weights::LoadProgress;

@@ -1,36 +1,50 @@
 //! The weights of a model: found by name, checked against the description, packed.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
-use rz_formats::{Gguf, Tensor};
 use rz_kernels::{Arena, Runtime};
 use rz_quant::{DType, Matrix, ShapeError, pack};
 
+use crate::origin::{Origin, Piece};
+use crate::spec::{LayerSpec, NormKind};
 use crate::{ModelError, ModelSpec};
 
 /// Weights, with matrices of type `M`.
 pub(crate) struct Weights<M> {
     pub(crate) embedding: M,
-    pub(crate) output_norm: Vec<f32>,
+    pub(crate) positions: Option<M>,
+    pub(crate) layers: Vec<LayerWeights<M>>,
+    pub(crate) output_norm: NormWeights,
     /// `None`: the embedding serves as output, too.
     pub(crate) output: Option<M>,
-    pub(crate) layers: Vec<LayerWeights<M>>,
+    pub(crate) output_bias: Option<Vec<f32>>,
 }
 
 pub(crate) struct LayerWeights<M> {
-    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) attention_norm: NormWeights,
     pub(crate) query: Linear<M>,
     pub(crate) key: Linear<M>,
     pub(crate) value: Linear<M>,
+    pub(crate) query_norm: Option<NormWeights>,
+    pub(crate) key_norm: Option<NormWeights>,
     pub(crate) attention_output: Linear<M>,
-    pub(crate) feed_forward_norm: Vec<f32>,
-    pub(crate) gate: Linear<M>,
+    pub(crate) attention_post_norm: Option<NormWeights>,
+    /// `None`: the feed-forward network reads what attention reads.
+    pub(crate) feed_forward_norm: Option<NormWeights>,
+    pub(crate) gate: Option<Linear<M>>,
     pub(crate) up: Linear<M>,
     pub(crate) down: Linear<M>,
+    pub(crate) feed_forward_post_norm: Option<NormWeights>,
 }
 
-/// A matrix, with a bias where the file has one.
+pub(crate) struct NormWeights {
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+/// A matrix, perhaps with a bias.
 pub(crate) struct Linear<M> {
     pub(crate) matrix: M,
     pub(crate) bias: Option<Vec<f32>>,
@@ -45,30 +59,31 @@ pub type LoadProgress<'a> = &'a mut dyn FnMut(usize, usize);
 ///
 /// Returns the names of the file's tensors that the model does not read, too.
 pub(crate) fn load(
-    gguf: &Gguf,
+    origin: &dyn Origin,
     spec: &ModelSpec,
     runtime: &Runtime,
     exact: bool,
     progress: LoadProgress<'_>,
 ) -> Result<(Weights<Matrix>, Vec<String>), ModelError> {
     let mut plan = Vec::new();
-    let mut used: HashSet<String> = HashSet::new();
-    used.insert("rope_freqs.weight".to_owned());
-    build(gguf, spec, &mut used, &mut |tensor, rows, columns| {
-        let dtype = supported_type(gguf, tensor)?;
-        plan.push(Planned { tensor: tensor.clone(), dtype, rows, columns });
+    let mut used = HashSet::new();
+    if let Some(piece) = origin.tensor("rope_freqs.weight") {
+        used.insert(piece.tensor.name().to_owned());
+    }
+    build(origin, spec, &mut used, &mut |piece, rows, columns| {
+        plan.push(Planned { dtype: piece.dtype()?, piece, rows, columns });
         Ok(())
     })?;
     let mut matrices = materialise(plan, runtime, exact, progress)?.into_iter();
-    let weights = build(gguf, spec, &mut used, &mut |_, _, _| {
+    let weights = build(origin, spec, &mut used, &mut |_, _, _| {
         Ok(matrices.next().expect("the second walk visits what the first has planned"))
     })?;
-    let unused = gguf.tensors().map(|tensor| tensor.name()).filter(|name| !used.contains(*name));
-    Ok((weights, unused.map(str::to_owned).collect()))
+    let unused = origin.names().into_iter().filter(|name| !used.contains(name)).collect();
+    Ok((weights, unused))
 }
 
 struct Planned {
-    tensor: Tensor,
+    piece: Piece,
     dtype: DType,
     rows: usize,
     columns: usize,
@@ -92,7 +107,7 @@ fn materialise(
     let total: usize = plan.iter().map(room).sum();
     let purpose = "the packed weights";
     let mut arena = Arena::new(total).map_err(|cause| ModelError::Memory { bytes: total, purpose, cause })?;
-    plan.iter().for_each(|item| item.tensor.prefetch());
+    plan.iter().for_each(|item| item.piece.tensor.prefetch());
 
     let mut ranges = Vec::with_capacity(plan.len());
     let mut start = 0;
@@ -103,8 +118,9 @@ fn materialise(
                 continue;
             };
             let range = start..start + bytes;
-            pack(team, item.dtype, item.rows, item.columns, item.tensor.bytes(), &mut arena[range.clone()])?;
-            item.tensor.release();
+            let source = item.piece.bytes(item.dtype, item.columns);
+            pack(team, item.dtype, item.rows, item.columns, source.as_ref(), &mut arena[range.clone()])?;
+            item.piece.tensor.release();
             ranges.push(Some(range));
             start += room(item);
             progress(start, total);
@@ -115,126 +131,185 @@ fn materialise(
     let arena = Arc::new(arena);
     plan.into_iter()
         .zip(ranges)
-        .map(|(item, range)| match range {
-            Some(range) => Ok(Matrix::from_panels(item.dtype, item.rows, item.columns, arena.clone(), range)),
-            None => Ok(Matrix::from_blocks(item.dtype, item.rows, item.columns, Box::new(item.tensor))?),
+        .map(|(Planned { piece, dtype, rows, columns }, range)| match range {
+            Some(range) => Ok(Matrix::from_panels(dtype, rows, columns, arena.clone(), range)),
+            None => Ok(Matrix::from_blocks(dtype, rows, columns, Box::new(piece.bytes(dtype, columns)))?),
         })
         .collect()
 }
 
 // Walks every tensor that the description asks for, in order of use.
 fn build<M>(
-    gguf: &Gguf,
+    origin: &dyn Origin,
     spec: &ModelSpec,
     used: &mut HashSet<String>,
-    matrix: &mut dyn FnMut(&Tensor, usize, usize) -> Result<M, ModelError>,
+    matrix: &mut dyn FnMut(Piece, usize, usize) -> Result<M, ModelError>,
 ) -> Result<Weights<M>, ModelError> {
-    let mut walk = Walk { gguf, used, matrix };
+    let mut walk = Walk { origin, used, matrix };
+    let (width, vocabulary) = (spec.width, spec.vocabulary);
     Ok(Weights {
-        embedding: walk.matrix("token_embd.weight", spec.vocabulary, spec.width)?,
+        embedding: walk.matrix("token_embd.weight", vocabulary, width)?,
+        positions: walk
+            .when(spec.learned_positions, |walk| walk.matrix("position_embd.weight", spec.context, width))?,
         layers: spec
             .layers
             .iter()
             .enumerate()
-            .map(|(index, layer)| {
-                let name = |suffix: &str| format!("blk.{index}.{suffix}");
-                let width = spec.width;
-                let attention = &layer.attention;
-                let queries = attention.heads * attention.key_size;
-                let keys = attention.kv_heads * attention.key_size;
-                let values = attention.kv_heads * attention.value_size;
-                let gathered = attention.heads * attention.value_size;
-                Ok(LayerWeights {
-                    attention_norm: walk.vector(&name("attn_norm.weight"), width)?,
-                    query: walk.linear(&name("attn_q"), queries, width)?,
-                    key: walk.linear(&name("attn_k"), keys, width)?,
-                    value: walk.linear(&name("attn_v"), values, width)?,
-                    attention_output: walk.linear(&name("attn_output"), width, gathered)?,
-                    feed_forward_norm: walk.vector(&name("ffn_norm.weight"), width)?,
-                    gate: walk.linear(&name("ffn_gate"), layer.feed_forward, width)?,
-                    up: walk.linear(&name("ffn_up"), layer.feed_forward, width)?,
-                    down: walk.linear(&name("ffn_down"), width, layer.feed_forward)?,
-                })
-            })
+            .map(|(index, layer)| walk.layer(index, layer, width))
             .collect::<Result<_, ModelError>>()?,
-        output_norm: walk.vector("output_norm.weight", spec.width)?,
-        output: match gguf.tensor("output.weight") {
-            Some(_) => Some(walk.matrix("output.weight", spec.vocabulary, spec.width)?),
-            None => None,
-        },
+        output_norm: walk.norm("output_norm", spec.output_norm.kind, width)?,
+        output: walk.when(spec.untied_output, |walk| walk.matrix("output.weight", vocabulary, width))?,
+        output_bias: walk.when(spec.output_bias, |walk| walk.vector("output.bias", vocabulary))?,
     })
 }
 
 struct Walk<'a, M> {
-    gguf: &'a Gguf,
+    origin: &'a dyn Origin,
     used: &'a mut HashSet<String>,
-    matrix: &'a mut dyn FnMut(&Tensor, usize, usize) -> Result<M, ModelError>,
+    matrix: &'a mut dyn FnMut(Piece, usize, usize) -> Result<M, ModelError>,
 }
 
-impl<'a, M> Walk<'a, M> {
-    fn tensor(&mut self, name: &str) -> Result<&'a Tensor, ModelError> {
-        let Some(tensor) = self.gguf.tensor(name) else {
-            return Err(ModelError::MissingTensor { file: self.file(), tensor: name.to_owned() });
-        };
-        self.used.insert(name.to_owned());
-        Ok(tensor)
+impl<M> Walk<'_, M> {
+    fn when<T>(
+        &mut self,
+        wanted: bool,
+        find: impl FnOnce(&mut Self) -> Result<T, ModelError>,
+    ) -> Result<Option<T>, ModelError> {
+        if wanted { find(self).map(Some) } else { Ok(None) }
     }
 
-    fn file(&self) -> std::path::PathBuf {
-        self.gguf.metadata().file().to_owned()
+    fn layer(&mut self, index: usize, spec: &LayerSpec, width: usize) -> Result<LayerWeights<M>, ModelError> {
+        let name = |suffix: &str| format!("blk.{index}.{suffix}");
+        let attention = &spec.attention;
+        let queries = attention.heads * attention.key_size;
+        let keys = attention.kv_heads * attention.key_size;
+        let values = attention.kv_heads * attention.value_size;
+        let gathered = attention.heads * attention.value_size;
+        let size = spec.feed_forward.size;
+        let (kind, bias) = (spec.norm.kind, spec.feed_forward.bias);
+        let own_norm =
+            spec.residual == crate::spec::Residual::Sequential || self.origin.has(&name("ffn_norm.weight"));
+        let attention_norm = self.norm(&name("attn_norm"), kind, width)?;
+        let [query, key, value] =
+            self.attention_inputs(index, [queries, keys, values], width, attention.input_bias)?;
+        Ok(LayerWeights {
+            attention_norm,
+            query,
+            key,
+            value,
+            query_norm: self.when(attention.head_norms, |walk| {
+                walk.norm(&name("attn_q_norm"), kind, attention.key_size)
+            })?,
+            key_norm: self.when(attention.head_norms, |walk| {
+                walk.norm(&name("attn_k_norm"), kind, attention.key_size)
+            })?,
+            attention_output: self.linear(&name("attn_output"), width, gathered, attention.output_bias)?,
+            attention_post_norm: self
+                .when(spec.post_norms, |walk| walk.norm(&name("post_attention_norm"), kind, width))?,
+            feed_forward_norm: self.when(own_norm, |walk| walk.norm(&name("ffn_norm"), kind, width))?,
+            gate: self
+                .when(spec.feed_forward.gated, |walk| walk.linear(&name("ffn_gate"), size, width, bias))?,
+            up: self.linear(&name("ffn_up"), size, width, bias)?,
+            down: self.linear(&name("ffn_down"), width, size, bias)?,
+            feed_forward_post_norm: self
+                .when(spec.post_norms, |walk| walk.norm(&name("post_ffw_norm"), kind, width))?,
+        })
+    }
+
+    // Q, K and V: three matrices, or three ranges of rows of one.
+    fn attention_inputs(
+        &mut self,
+        index: usize,
+        rows: [usize; 3],
+        columns: usize,
+        bias: bool,
+    ) -> Result<[Linear<M>; 3], ModelError> {
+        let fused = format!("blk.{index}.attn_qkv");
+        if !self.origin.has(&format!("{fused}.weight")) {
+            let mut linear =
+                |name: &str, rows: usize| self.linear(&format!("blk.{index}.{name}"), rows, columns, bias);
+            return Ok([linear("attn_q", rows[0])?, linear("attn_k", rows[1])?, linear("attn_v", rows[2])?]);
+        }
+        let total: usize = rows.iter().sum();
+        let biases = self.when(bias, |walk| walk.vector(&format!("{fused}.bias"), total))?;
+        let mut start = 0;
+        let mut part = |rows: usize| {
+            let range = start..start + rows;
+            start += rows;
+            let matrix = self.rows(&format!("{fused}.weight"), total, columns, range.clone())?;
+            Ok::<_, ModelError>(Linear { matrix, bias: biases.as_ref().map(|biases| biases[range].to_vec()) })
+        };
+        Ok([part(rows[0])?, part(rows[1])?, part(rows[2])?])
+    }
+
+    fn tensor(&mut self, name: &str) -> Result<Piece, ModelError> {
+        let Some(piece) = self.origin.tensor(name) else {
+            let file = self.origin.metadata().file().to_owned();
+            return Err(ModelError::MissingTensor { file, tensor: name.to_owned() });
+        };
+        self.used.insert(piece.tensor.name().to_owned());
+        Ok(piece)
     }
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<M, ModelError> {
-        let tensor = self.tensor(name)?;
-        check_shape(self.gguf, tensor, &[columns as u64, rows as u64])?;
-        (self.matrix)(tensor, rows, columns)
+        self.rows(name, rows, columns, 0..rows)
+    }
+
+    fn rows(&mut self, name: &str, all: usize, columns: usize, range: Range<usize>) -> Result<M, ModelError> {
+        let mut piece = self.tensor(name)?;
+        check_shape(&piece, name, &[columns as u64, all as u64])?;
+        let rows = range.len();
+        piece.rows = Some(range);
+        (self.matrix)(piece, rows, columns)
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
-        let tensor = self.tensor(name)?;
-        vector(self.gguf, tensor, len)
+        let piece = self.tensor(name)?;
+        vector(&piece, name, len)
     }
 
-    fn linear(&mut self, stem: &str, rows: usize, columns: usize) -> Result<Linear<M>, ModelError> {
+    fn norm(&mut self, stem: &str, kind: NormKind, len: usize) -> Result<NormWeights, ModelError> {
+        let weight = self.vector(&format!("{stem}.weight"), len)?;
+        let bias = self.when(kind == NormKind::Layer, |walk| walk.vector(&format!("{stem}.bias"), len))?;
+        Ok(NormWeights { weight, bias })
+    }
+
+    fn linear(
+        &mut self,
+        stem: &str,
+        rows: usize,
+        columns: usize,
+        bias: bool,
+    ) -> Result<Linear<M>, ModelError> {
         let matrix = self.matrix(&format!("{stem}.weight"), rows, columns)?;
-        let bias = format!("{stem}.bias");
-        let bias = match self.gguf.tensor(&bias) {
-            Some(_) => Some(self.vector(&bias, rows)?),
-            None => None,
-        };
+        let bias = self.when(bias, |walk| walk.vector(&format!("{stem}.bias"), rows))?;
         Ok(Linear { matrix, bias })
     }
 }
 
 /// The values of a vector of `len` elements.
-pub(crate) fn vector(gguf: &Gguf, tensor: &Tensor, len: usize) -> Result<Vec<f32>, ModelError> {
-    check_shape(gguf, tensor, &[len as u64])?;
-    let dtype = supported_type(gguf, tensor)?;
+pub(crate) fn vector(piece: &Piece, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+    check_shape(piece, name, &[len as u64])?;
+    let dtype = piece.dtype()?;
     let mut values = vec![0.0; len];
-    dtype.decode(tensor.bytes(), &mut values);
+    dtype.decode(piece.tensor.bytes(), &mut values);
+    if piece.change == crate::origin::Change::AddOne {
+        values.iter_mut().for_each(|x| *x += 1.0);
+    }
     Ok(values)
 }
 
 // Trailing dimensions of 1 are the same tensor.
-fn check_shape(gguf: &Gguf, tensor: &Tensor, expected: &[u64]) -> Result<(), ModelError> {
-    let found = tensor.shape();
+fn check_shape(piece: &Piece, name: &str, expected: &[u64]) -> Result<(), ModelError> {
+    let found = piece.shape();
     let trimmed = |shape: &[u64]| shape.iter().rposition(|&n| n != 1).map_or(0, |last| last + 1);
-    if found[..trimmed(found)] == expected[..trimmed(expected)] {
+    if found[..trimmed(&found)] == expected[..trimmed(expected)] {
         return Ok(());
     }
     Err(ModelError::TensorShape {
-        file: gguf.metadata().file().to_owned(),
-        tensor: tensor.name().to_owned(),
-        found: found.to_owned(),
+        file: piece.tensor.mapping().file().to_owned(),
+        tensor: name.to_owned(),
+        found,
         expected: expected.to_owned(),
-    })
-}
-
-fn supported_type(gguf: &Gguf, tensor: &Tensor) -> Result<DType, ModelError> {
-    tensor.dtype().ok_or_else(|| ModelError::TensorType {
-        file: gguf.metadata().file().to_owned(),
-        tensor: tensor.name().to_owned(),
-        found: tensor.tensor_type().name().to_owned(),
-        supported: DType::ALL.iter().map(|dtype| dtype.name()).collect::<Vec<_>>().join(", "),
     })
 }

@@ -9,18 +9,26 @@ use rz_testkit::{committed, fixture, nmse};
 const EXACT: LoadOptions = LoadOptions { context: 512, max_batch: 512, kv_type: KvType::F16, exact: true };
 const DEFAULT: LoadOptions = LoadOptions { exact: false, ..EXACT };
 
-/// Two layers, full heads, rope factors, untied output; reference by llama.cpp.
+/// Tiny models of every family; references by llama.cpp, which looks GELU up in a table
+/// of half-precision values.
 #[test]
-fn llama_dense() {
+fn tiny_models_of_every_family() {
     let tokens: Vec<u32> = (0..64).map(|i| (i * 37 + 11 * (i % 5) + 3) % 128).collect();
-    let bytes = std::fs::read(committed("archs/llama-dense.logits.f32")).expect("the reference");
-    let reference: Vec<f32> =
-        bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    let mut exact = load(&committed("archs/llama-dense.gguf"), 2, EXACT);
-    let got = logits(&mut exact, &tokens, 64);
-    let error = nmse(&got, &reference);
-    assert!(error <= 1e-9, "NMSE {error}");
-    assert_eq!(logits(&mut exact, &tokens, 7), got);
+    let plain = ["llama", "qwen2", "qwen3"].map(|family| (family, 1e-9));
+    let gelu = ["phi2", "gemma3", "gpt2"].map(|family| (family, 1e-5));
+    for (family, tolerance) in plain.into_iter().chain(gelu) {
+        let bytes =
+            std::fs::read(committed(&format!("archs/{family}-dense.logits.f32"))).expect("the reference");
+        let reference: Vec<f32> =
+            bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let mut exact = load(&committed(&format!("archs/{family}-dense.gguf")), 2, EXACT);
+        let got = logits(&mut exact, &tokens, 64);
+        let error = nmse(&got, &reference);
+        assert!(error <= tolerance, "{family}: NMSE {error}");
+        for chunk in [1, 7] {
+            assert_eq!(logits(&mut exact, &tokens, chunk), got, "{family}");
+        }
+    }
 }
 
 struct Reference {

@@ -2,28 +2,24 @@
 //!
 //! Root-mean-square norms, rotary positions over neighbouring pairs (files hold the
 //! rows of Q and K in that order), grouped-query attention, a gated feed-forward
-//! network with SiLU. `rope_freqs.weight` carries the frequency factors of Llama 3.1.
+//! network with SiLU. `rope_freqs.weight` carries the frequency factors of Llama 3.1;
+//! Mistral's first models limit attention to a window.
 
 use super::{Arch, Keys};
 use crate::ModelError;
-use crate::spec::{LayerSpec, ModelSpec};
+use crate::spec::{Activation, AttentionSpec, LayerSpec, ModelSpec, NormKind, Pairs, Residual};
 
 pub(super) const ARCH: Arch = Arch { name: "llama", read };
 
 fn read(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
-    let width = keys.size("embedding_length", 1 << 20)?;
-    let norm = keys.rms_norm()?;
+    let attention = AttentionSpec { window: keys.window()?, ..keys.attention()? };
+    let rope = keys.rope(Pairs::Neighbours, attention.key_size)?;
     let layer = LayerSpec {
-        norm,
-        attention: keys.attention(width)?,
-        feed_forward: keys.size("feed_forward_length", 1 << 24)?,
+        norm: keys.norm(NormKind::Rms)?,
+        attention,
+        feed_forward: keys.feed_forward(Activation::Silu, true)?,
+        residual: Residual::Sequential,
+        post_norms: false,
     };
-    Ok(ModelSpec {
-        family: keys.family(),
-        vocabulary: keys.vocabulary(width)?,
-        width,
-        context: keys.size("context_length", 1 << 30)?,
-        output_norm: norm,
-        layers: vec![layer; keys.block_count()?],
-    })
+    keys.model(layer, vec![rope])
 }

@@ -2,12 +2,16 @@
 //!
 //! A family is one file and one row of [`ARCHS`].
 
+mod gemma3;
+mod gpt2;
 mod keys;
 mod llama;
+mod phi2;
+mod qwen2;
+mod qwen3;
 
-use rz_formats::Gguf;
-
-use crate::{ModelError, ModelSpec};
+use crate::origin::Origin;
+use crate::{ModelError, ModelSpec, Source};
 pub(crate) use keys::Keys;
 
 /// A model family.
@@ -18,27 +22,38 @@ pub struct Arch {
 }
 
 /// Every family that can be run.
-pub const ARCHS: &[Arch] = &[llama::ARCH];
+pub const ARCHS: &[Arch] = &[llama::ARCH, qwen2::ARCH, qwen3::ARCH, phi2::ARCH, gemma3::ARCH, gpt2::ARCH];
 
-impl ModelSpec {
-    /// Reads the description of the model in `gguf`.
-    ///
-    /// # Errors
-    /// When the family is not known, a key is missing or has a value that is not
-    /// supported, or a key that changes results is set and the family does not read it.
-    pub fn from_gguf(gguf: &Gguf) -> Result<ModelSpec, ModelError> {
-        let metadata = gguf.metadata();
-        let name = metadata.require_str("general.architecture")?;
-        let Some(arch) = ARCHS.iter().find(|arch| arch.name == name) else {
-            return Err(ModelError::Architecture {
-                file: metadata.file().to_owned(),
-                found: name.chars().take(64).collect(),
-                supported: ARCHS.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", "),
-            });
-        };
-        let keys = Keys::new(gguf, arch.name);
-        let spec = (arch.read)(&keys)?;
-        keys.check_unread()?;
-        Ok(spec)
-    }
+/// What a file says of its model.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// What is needed to run it.
+    pub spec: ModelSpec,
+    /// Keys of its family that have no effect here.
+    pub unread_keys: Vec<String>,
+}
+
+/// Reads the description of a model.
+///
+/// # Errors
+/// When the family is not known, a key is missing or has a value that is not supported,
+/// or a key that changes results is set and the family does not read it.
+pub fn describe<'a>(source: impl Into<Source<'a>>) -> Result<Description, ModelError> {
+    source.into().with_origin(|origin| read(origin))
+}
+
+pub(crate) fn read(origin: &dyn Origin) -> Result<Description, ModelError> {
+    let metadata = origin.metadata();
+    let name = metadata.require_str("general.architecture")?;
+    let Some(arch) = ARCHS.iter().find(|arch| arch.name == name) else {
+        return Err(ModelError::Architecture {
+            file: metadata.file().to_owned(),
+            found: name.chars().take(64).collect(),
+            supported: ARCHS.iter().map(|arch| arch.name).collect::<Vec<_>>().join(", "),
+        });
+    };
+    let keys = Keys::new(origin, arch.name);
+    let spec = (arch.read)(&keys)?;
+    keys.check_unread()?;
+    Ok(Description { spec, unread_keys: keys.unread() })
 }

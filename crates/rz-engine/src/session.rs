@@ -20,6 +20,8 @@ pub struct Session<F> {
     table: Vec<u32>,
     /// The tokens whose keys and values are stored.
     tokens: Vec<u32>,
+    /// The most tokens that there were since the sequence was last empty.
+    reached: usize,
     context: usize,
     chunk: usize,
     output: Output,
@@ -40,6 +42,7 @@ impl<F: Forward> Session<F> {
             forward,
             table: Vec::new(),
             tokens: Vec::new(),
+            reached: 0,
             output: Output::default(),
             positions: Vec::new(),
             sequences: Vec::new(),
@@ -87,9 +90,22 @@ impl<F: Forward> Session<F> {
         self.forward
     }
 
-    /// Forgets all tokens but the first `len`.
+    /// Forgets all tokens but the first `len`; more than that where the back end no longer keeps what
+    /// continuing from `len` would need.
     pub fn truncate(&mut self, len: usize) {
+        if len >= self.tokens.len() {
+            return;
+        }
+        let len = self.forward.resumable(self.reached, len);
         self.tokens.truncate(len);
+        if self.tokens.is_empty() {
+            self.reached = 0;
+        }
+        self.give_back_blocks();
+    }
+
+    // Blocks behind those of the tokens.
+    fn give_back_blocks(&mut self) {
         for block in self.table.drain(self.tokens.len().div_ceil(KV_BLOCK)..) {
             self.pool.give_back(block);
         }
@@ -194,12 +210,14 @@ impl<F: Forward> Session<F> {
         };
         let layers = 0..self.forward.layers();
         if let Err(error) = self.forward.forward(&batch, layers, &mut self.output) {
-            self.truncate(start);
+            // Nothing was computed: only the blocks go back.
+            self.give_back_blocks();
             return Err(error.into());
         }
         let rows = tokens.len() - from.min(tokens.len());
         assert_eq!(self.output.logits.len(), rows * self.forward.vocabulary(), "the back end's logits");
         self.tokens.extend_from_slice(tokens);
+        self.reached = self.reached.max(self.tokens.len());
         Ok(())
     }
 }

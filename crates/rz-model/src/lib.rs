@@ -6,6 +6,7 @@ mod batch;
 mod cpu;
 mod error;
 mod kv;
+mod layout;
 mod origin;
 mod pass;
 pub mod sampler;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rz_kernels::{Arena, Runtime};
 use rz_quant::{DType, Matrix, ShapeError, pack};
 
-use crate::origin::{Origin, Piece};
+use crate::origin::{Change, Origin, Piece};
 use crate::spec::{LayerSpec, NormKind};
 use crate::{ModelError, ModelSpec};
 
@@ -292,9 +292,16 @@ pub(crate) fn vector(piece: &Piece, name: &str, len: usize) -> Result<Vec<f32>, 
     check_shape(piece, name, &[len as u64])?;
     let dtype = piece.dtype()?;
     let mut values = vec![0.0; len];
-    dtype.decode(piece.tensor.bytes(), &mut values);
-    if piece.change == crate::origin::Change::AddOne {
-        values.iter_mut().for_each(|x| *x += 1.0);
+    match piece.change {
+        Change::None => dtype.decode(piece.tensor.bytes(), &mut values),
+        // In f32: a half-precision difference from 1 would lose bits.
+        Change::AddOne => {
+            dtype.decode(piece.tensor.bytes(), &mut values);
+            values.iter_mut().for_each(|x| *x += 1.0);
+        }
+        Change::PairRows(_) | Change::Transpose => {
+            dtype.decode(piece.bytes(dtype, 1).as_ref(), &mut values);
+        }
     }
     Ok(values)
 }

@@ -5,9 +5,52 @@
 
 use super::{Arch, Keys};
 use crate::ModelError;
+use crate::layout::{Differs, Layout};
 use crate::spec::{Activation, AttentionSpec, LayerSpec, ModelSpec, NormKind, Pairs, Residual, Rope};
 
-pub(super) const ARCH: Arch = Arch { name: "gemma3", read };
+pub(super) const ARCH: Arch = Arch {
+    name: "gemma3",
+    read,
+    folder: Some(Layout {
+        model_types: &["gemma3_text"],
+        keys: &[
+            ("rope.freq_base_swa", "rope_local_base_freq"),
+            ("final_logit_softcapping", "final_logit_softcapping"),
+        ],
+        activations: &["gelu_pytorch_tanh"],
+        defaults: &[
+            ("gemma3_text", "rms_norm_eps", 1e-6),
+            ("gemma3_text", "head_dim", 256.0),
+            ("gemma3_text", "query_pre_attn_scalar", 256.0),
+            ("gemma3_text", "sliding_window", 4096.0),
+            ("gemma3_text", "rope_theta", 1e6),
+            ("gemma3_text", "rope_local_base_freq", 1e4),
+        ],
+        windowed: true,
+        tied: true,
+        layers: "model.layers",
+        layer: &[
+            ("attn_norm", "input_layernorm", Differs::MinusOne),
+            ("attn_q", "self_attn.q_proj", Differs::No),
+            ("attn_k", "self_attn.k_proj", Differs::No),
+            ("attn_v", "self_attn.v_proj", Differs::No),
+            ("attn_output", "self_attn.o_proj", Differs::No),
+            ("attn_q_norm", "self_attn.q_norm", Differs::MinusOne),
+            ("attn_k_norm", "self_attn.k_norm", Differs::MinusOne),
+            ("post_attention_norm", "post_attention_layernorm", Differs::MinusOne),
+            ("ffn_norm", "pre_feedforward_layernorm", Differs::MinusOne),
+            ("ffn_gate", "mlp.gate_proj", Differs::No),
+            ("ffn_up", "mlp.up_proj", Differs::No),
+            ("ffn_down", "mlp.down_proj", Differs::No),
+            ("post_ffw_norm", "post_feedforward_layernorm", Differs::MinusOne),
+        ],
+        others: &[
+            ("token_embd", "model.embed_tokens", Differs::No),
+            ("output_norm", "model.norm", Differs::MinusOne),
+            ("output", "lm_head", Differs::No),
+        ],
+    }),
+};
 
 const GLOBAL_EVERY: usize = 6;
 // The 27B model, alone, scales scores by the width of a head as if heads filled the

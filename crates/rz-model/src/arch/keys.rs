@@ -252,10 +252,17 @@ impl<'a> Keys<'a> {
         let base = self.positive("rope.freq_base")?.unwrap_or(10_000.0);
         let scaling = self.rope_scaling()?;
         let name = "rope_freqs.weight";
-        let Some(piece) = self.origin.tensor(name) else {
-            return Ok(Rope::new(pairs, base, size, scaling, None));
+        let factors = match self.origin.tensor(name) {
+            Some(piece) => crate::weights::vector(&piece, name, size / 2)?,
+            None => match self.metadata().f32s(&self.key("rope.freq_factors"))? {
+                Some(factors) if factors.len() == size / 2 => factors.into_owned(),
+                Some(factors) => {
+                    let found = format!("{} numbers", factors.len());
+                    return Err(self.refuse("rope.freq_factors", found, format!("{} numbers", size / 2)));
+                }
+                None => return Ok(Rope::new(pairs, base, size, scaling, None)),
+            },
         };
-        let factors = crate::weights::vector(&piece, name, size / 2)?;
         if let Some(bad) = factors.iter().find(|factor| !(factor.is_finite() && **factor > 0.0)) {
             return Err(ModelError::Value {
                 file: self.metadata().file().to_owned(),

@@ -7,9 +7,39 @@
 
 use super::{Arch, Keys};
 use crate::ModelError;
+use crate::layout::{Differs, LLAMA_OTHERS, Layout};
 use crate::spec::{Activation, AttentionSpec, LayerSpec, ModelSpec, NormKind, Pairs, Residual};
 
-pub(super) const ARCH: Arch = Arch { name: "llama", read };
+pub(super) const ARCH: Arch = Arch {
+    name: "llama",
+    read,
+    folder: Some(Layout {
+        model_types: &["llama", "mistral"],
+        keys: &[],
+        activations: &["silu"],
+        defaults: &[
+            ("llama", "rms_norm_eps", 1e-6),
+            ("mistral", "rms_norm_eps", 1e-6),
+            ("mistral", "sliding_window", 4096.0),
+            ("mistral", "num_key_value_heads", 8.0),
+        ],
+        windowed: true,
+        tied: false,
+        layers: "model.layers",
+        layer: &[
+            ("attn_norm", "input_layernorm", Differs::No),
+            ("attn_q", "self_attn.q_proj", Differs::QueryRows),
+            ("attn_k", "self_attn.k_proj", Differs::KeyRows),
+            ("attn_v", "self_attn.v_proj", Differs::No),
+            ("attn_output", "self_attn.o_proj", Differs::No),
+            ("ffn_norm", "post_attention_layernorm", Differs::No),
+            ("ffn_gate", "mlp.gate_proj", Differs::No),
+            ("ffn_up", "mlp.up_proj", Differs::No),
+            ("ffn_down", "mlp.down_proj", Differs::No),
+        ],
+        others: LLAMA_OTHERS,
+    }),
+};
 
 fn read(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let attention = AttentionSpec { window: keys.window()?, ..keys.attention()? };

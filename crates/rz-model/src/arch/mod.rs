@@ -10,6 +10,7 @@ mod phi2;
 mod qwen2;
 mod qwen3;
 
+use crate::layout::Layout;
 use crate::origin::Origin;
 use crate::{ModelError, ModelSpec, Source};
 pub(crate) use keys::Keys;
@@ -19,6 +20,7 @@ pub struct Arch {
     /// The name in `general.architecture`.
     pub name: &'static str,
     read: fn(&Keys<'_>) -> Result<ModelSpec, ModelError>,
+    pub(crate) folder: Option<Layout>,
 }
 
 /// Every family that can be run.

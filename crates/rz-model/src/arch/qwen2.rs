@@ -2,9 +2,34 @@
 
 use super::{Arch, Keys};
 use crate::ModelError;
+use crate::layout::{Differs, LLAMA_OTHERS, Layout};
 use crate::spec::{Activation, AttentionSpec, LayerSpec, ModelSpec, NormKind, Pairs, Residual};
 
-pub(super) const ARCH: Arch = Arch { name: "qwen2", read };
+pub(super) const ARCH: Arch = Arch {
+    name: "qwen2",
+    read,
+    folder: Some(Layout {
+        model_types: &["qwen2"],
+        keys: &[],
+        activations: &["silu"],
+        defaults: &[("qwen2", "rms_norm_eps", 1e-6)],
+        windowed: false,
+        tied: false,
+        layers: "model.layers",
+        layer: &[
+            ("attn_norm", "input_layernorm", Differs::No),
+            ("attn_q", "self_attn.q_proj", Differs::No),
+            ("attn_k", "self_attn.k_proj", Differs::No),
+            ("attn_v", "self_attn.v_proj", Differs::No),
+            ("attn_output", "self_attn.o_proj", Differs::No),
+            ("ffn_norm", "post_attention_layernorm", Differs::No),
+            ("ffn_gate", "mlp.gate_proj", Differs::No),
+            ("ffn_up", "mlp.up_proj", Differs::No),
+            ("ffn_down", "mlp.down_proj", Differs::No),
+        ],
+        others: LLAMA_OTHERS,
+    }),
+};
 
 fn read(keys: &Keys<'_>) -> Result<ModelSpec, ModelError> {
     let attention = AttentionSpec { input_bias: true, ..keys.attention()? };

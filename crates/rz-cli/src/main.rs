@@ -1,1 +1,30 @@
-fn main() {}
+//! The `rz` command: people, flags, terminals and progress. Everything else is a library's.
+
+mod answer;
+mod args;
+mod commands;
+mod environment;
+mod failure;
+mod help;
+mod interrupt;
+mod machine;
+mod model;
+mod progress;
+mod prompt;
+mod sampling;
+mod table;
+mod terminal;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let cli = args::Cli::parse();
+    match commands::execute(cli, started) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -42,6 +42,18 @@ impl PerplexityOptions {
         Self { context, stride: None, begin: None }
     }
 
+    /// Tokens that the session's context must hold for a text of so many tokens.
+    ///
+    /// # Errors
+    /// When the window is unusable or longer than the text.
+    pub fn check(&self, tokens: usize) -> Result<usize, EngineError> {
+        let (window, _, _) = self.window()?;
+        if tokens < window {
+            return Err(EngineError::TextTooShort { tokens, window });
+        }
+        Ok(window)
+    }
+
     /// Tokens of a window, tokens from one window's start to the next's, and the first scored index.
     fn window(&self) -> Result<(usize, usize, usize), EngineError> {
         if self.context < 4 {
@@ -75,10 +87,8 @@ pub fn perplexity<F: Forward>(
     options: &PerplexityOptions,
     mut progress: impl FnMut(&Perplexity) -> ControlFlow<()>,
 ) -> Result<Perplexity, EngineError> {
+    options.check(text.len())?;
     let (window, step, first) = options.window()?;
-    if text.len() < window {
-        return Err(EngineError::TextTooShort { tokens: text.len(), window });
-    }
     let vocabulary = session.forward().vocabulary();
     if let Some(token) = text.iter().find(|t| **t as usize >= vocabulary) {
         let problem = format!("token {token} of the text is beyond the vocabulary of {vocabulary}");

@@ -1,0 +1,134 @@
+//! `rz bench`: how fast a model runs, beside how fast this machine reads memory.
+
+use clap::Args;
+use rz_engine::{BenchOptions, BenchReport, median};
+use rz_formats::Gguf;
+use rz_kernels::Runtime;
+use serde_json::{Value, json};
+
+use crate::args::{Common, Compute};
+use crate::failure::Failure;
+use crate::model;
+use crate::table::{Align, Table};
+use crate::terminal::Out;
+
+/// What `rz bench` takes.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Tokens of the prompt; 0: do not measure prefill
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    prompt: u32,
+    /// Tokens to generate; 0: do not measure decode
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    generate: u32,
+    /// Repetitions, after one that does not count
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repetitions: u32,
+    /// Tokens that are in the cache before either
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    depth: u32,
+    /// Print one JSON object: medians, and the figures of every repetition
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// Measures speed.
+pub(crate) fn bench(args: &BenchArgs, common: &Common, out: &Out) -> Result<(), Failure> {
+    if args.prompt == 0 && args.generate == 0 {
+        return Err(Failure::input("there is nothing to measure: -p and -n are both 0"));
+    }
+    let options = BenchOptions {
+        prompt: args.prompt as usize,
+        generate: args.generate as usize,
+        depth: args.depth as usize,
+        repetitions: args.repetitions as usize,
+    };
+    let gguf = model::open(common)?;
+    let spec = model::describe(&gguf)?;
+    let needed = options.depth + options.prompt.max(options.generate);
+    let context = if common.ctx.is_none() { needed } else { model::context(common, &spec)? };
+    if needed > context {
+        return Err(Failure::input(format!(
+            "{needed} tokens do not fit into a context of {context}: give a larger --ctx, or none"
+        )));
+    }
+    let runtime = common.runtime()?;
+    let (mut forward, _) = model::load(&gguf, &spec, &runtime, args.compute.load_options(context))?;
+    // Asked before the model is lent out: what a token reads grows evenly only where nothing is windowed.
+    let bytes: Vec<usize> = (0..=needed).map(|positions| forward.bytes_per_token(positions)).collect();
+    let report = rz_engine::bench(&mut forward, &runtime, options, |positions| bytes[positions])?;
+    let name = model::reference(common, None);
+    if args.json {
+        return out.json(&as_json(name, &gguf, &runtime, args, &report));
+    }
+    out.text(&as_table(name, &runtime, args, &report))
+}
+
+fn as_json(name: &str, gguf: &Gguf, runtime: &Runtime, args: &BenchArgs, report: &BenchReport) -> Value {
+    let middle = |figures: &[f64]| (!figures.is_empty()).then(|| median(figures));
+    let bytes: usize = gguf.tensors().map(|tensor| tensor.bytes().len()).sum();
+    json!({
+        "model": name,
+        "tensor_bytes": bytes,
+        "threads": runtime.pool.threads(),
+        "isa": runtime.kernels.isa().name(),
+        "prompt": args.prompt,
+        "generate": args.generate,
+        "depth": args.depth,
+        "batch": args.compute.batch,
+        "repetitions": args.repetitions,
+        "prefill_tok_s": middle(&report.prefill),
+        "decode_tok_s": middle(&report.decode),
+        "decode_gb_s": middle(&report.decode_bytes),
+        "read_gb_s": middle(&report.read),
+        "decode_read_share": share(report),
+        "runs": {
+            "prefill_tok_s": report.prefill,
+            "decode_tok_s": report.decode,
+            "decode_gb_s": report.decode_bytes,
+            "read_gb_s": report.read,
+        },
+    })
+}
+
+fn as_table(name: &str, runtime: &Runtime, args: &BenchArgs, report: &BenchReport) -> String {
+    let right = Align::Right;
+    let mut table = Table::new(&[
+        ("test", Align::Left),
+        ("median", right),
+        ("least", right),
+        ("most", right),
+        ("unit", Align::Left),
+    ]);
+    let rows = [
+        (format!("prefill {}", args.prompt), &report.prefill, "tokens/s"),
+        (format!("decode {}", args.generate), &report.decode, "tokens/s"),
+        ("weights and cache read".to_owned(), &report.decode_bytes, "GB/s"),
+        ("plain read of memory".to_owned(), &report.read, "GB/s"),
+    ];
+    for (test, figures, unit) in rows {
+        if !figures.is_empty() {
+            let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = figures.iter().copied().fold(0.0, f64::max);
+            let [median, least, most] = [median(figures), least, most].map(|figure| format!("{figure:.2}"));
+            table.row([test, median, least, most, unit.to_owned()]);
+        }
+    }
+    let mut text = format!(
+        "{name}: {}, depth {}, {} repetitions\n{}",
+        model::computed_by(runtime),
+        args.depth,
+        args.repetitions,
+        table.render()
+    );
+    if let Some(share) = share(report) {
+        text += &format!("decode reads at {:.0}% of the speed of a plain read\n", 100.0 * share);
+    }
+    text
+}
+
+fn share(report: &BenchReport) -> Option<f64> {
+    (!report.decode_bytes.is_empty()).then(|| median(&report.decode_bytes) / median(&report.read))
+}

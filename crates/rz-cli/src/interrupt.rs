@@ -1,0 +1,50 @@
+//! Ctrl-C, and the signals that ask a process to end.
+//!
+//! The first one asks whoever listens to stop cleanly; where nobody listens, and the second time, the
+//! process ends at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::failure::{Failure, INTERRUPTED};
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+static LISTENING: AtomicBool = AtomicBool::new(false);
+
+/// Takes over the handling of the signals. Called once, before anything long begins.
+pub(crate) fn install() -> Result<(), Failure> {
+    ctrlc::set_handler(|| {
+        let heard = LISTENING.load(Ordering::SeqCst) && !REQUESTED.swap(true, Ordering::SeqCst);
+        if !heard {
+            std::process::exit(INTERRUPTED.into());
+        }
+    })
+    .map_err(|error| Failure::other(format!("cannot handle Ctrl-C: {error}")))
+}
+
+/// Somebody who stops when asked, for as long as this lives.
+pub(crate) struct Listening(());
+
+impl Listening {
+    /// Starts to listen.
+    pub(crate) fn start() -> Self {
+        REQUESTED.store(false, Ordering::SeqCst);
+        LISTENING.store(true, Ordering::SeqCst);
+        Self(())
+    }
+
+    /// Becomes true when it is time to stop.
+    pub(crate) fn flag(&self) -> &'static AtomicBool {
+        &REQUESTED
+    }
+
+    /// Whether it is time to stop.
+    pub(crate) fn interrupted(&self) -> bool {
+        REQUESTED.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        LISTENING.store(false, Ordering::SeqCst);
+    }
+}

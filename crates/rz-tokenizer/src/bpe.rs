@@ -64,7 +64,13 @@ impl Bpe {
     }
 
     /// Appends the tokens of `text`.
-    pub(crate) fn encode(&self, vocabulary: &Vocabulary, text: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
+    pub(crate) fn encode(
+        &self,
+        vocabulary: &Vocabulary,
+        text: &str,
+        merger: &mut Merger,
+        ids: &mut Vec<u32>,
+    ) {
         let mut spelled = String::new();
         self.pretokenizer.split(text, &mut |word| {
             if self.ignore_merges {

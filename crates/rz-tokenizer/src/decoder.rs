@@ -64,7 +64,7 @@ impl<'a> Decoder<'a> {
         self.tokenizer.append_bytes(id, self.options.special, &mut self.waiting);
         if self.at_start && self.waiting.len() > before && self.tokenizer.bos() != Some(id) {
             // The space that the encoder put before the text.
-            if self.waiting[before] == b' ' && !self.tokenizer.is_special(id) {
+            if self.waiting[before] == b' ' && self.tokenizer.is_ordinary(id) {
                 self.waiting.remove(before);
             }
             self.at_start = false;

@@ -23,9 +23,9 @@ pub enum TokenizerError {
         /// The supported values.
         expected: String,
     },
-    /// A pre-tokenizer that is not known. Guessing one would give wrong tokens.
+    /// A pre-tokenizer that is not supported. Guessing one would give wrong tokens.
     #[error(
-        "{}: the pre-tokenizer {} (tokenizer.ggml.pre) is not known, expected one of {expected}",
+        "{}: the pre-tokenizer {} (tokenizer.ggml.pre) is not supported, expected one of {expected}, or another name of one: use the model with token ids",
         file.display(), Quoted(.found)
     )]
     Pretokenizer {
@@ -33,7 +33,7 @@ pub enum TokenizerError {
         file: PathBuf,
         /// The value of `tokenizer.ggml.pre`.
         found: String,
-        /// The known values.
+        /// The supported values, one for each that differ.
         expected: String,
     },
     /// A vocabulary of no tokens or of too many.

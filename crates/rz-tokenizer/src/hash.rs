@@ -98,7 +98,12 @@ impl StringTable {
     }
 
     /// Enters `string` as `number`; when it is there already, its number comes back.
-    pub(crate) fn insert<'a>(&mut self, string: &str, number: u32, text: impl Fn(u32) -> &'a str) -> Option<u32> {
+    pub(crate) fn insert<'a>(
+        &mut self,
+        string: &str,
+        number: u32,
+        text: impl Fn(u32) -> &'a str,
+    ) -> Option<u32> {
         let (at, tag) = self.slot(string.as_bytes(), text);
         let (found, _) = self.slots[at];
         if found == u32::MAX {

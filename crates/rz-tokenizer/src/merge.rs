@@ -78,7 +78,8 @@ impl Merger {
         joins.clear();
         joins.extend(symbols.windows(2).map(|pair| find(&pair[0], &pair[1])));
         loop {
-            let best = joins.iter().enumerate().filter_map(|(at, join)| join.map(|join| (join.rank, at))).min();
+            let best =
+                joins.iter().enumerate().filter_map(|(at, join)| join.map(|join| (join.rank, at))).min();
             let Some((_, at)) = best else { return };
             let Some(join) = joins.remove(at) else { return };
             let right = symbols.remove(at + 1);
@@ -103,17 +104,14 @@ impl Merger {
         queue.clear();
         let candidate = |symbols: &[Symbol], left: u32, right: u32| {
             let (l, r) = (&symbols[left as usize], &symbols[right as usize]);
-            find(l, r).map(|Join { rank, id }| {
-                Reverse(Candidate { rank, left, left_id: l.id, right_id: r.id, id })
-            })
+            find(l, r)
+                .map(|Join { rank, id }| Reverse(Candidate { rank, left, left_id: l.id, right_id: r.id, id }))
         };
         queue.extend((1..count).filter_map(|right| candidate(symbols, right - 1, right)));
         while let Some(Reverse(Candidate { left, left_id, right_id, id, .. })) = queue.pop() {
             // The same two ids side by side are the same pair, whenever it was queued.
             let right = links[left as usize].next;
-            if symbols[left as usize].id != left_id
-                || right == END
-                || symbols[right as usize].id != right_id
+            if symbols[left as usize].id != left_id || right == END || symbols[right as usize].id != right_id
             {
                 continue;
             }

@@ -29,6 +29,8 @@ const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+const DEEPSEEK_LETTERS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+const DEEPSEEK_SIGNS: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
 const DIGIT: &str = r"\p{N}";
 
 /// What most rows have.
@@ -37,7 +39,16 @@ const PLAIN: Row = Row { names: &[], patterns: &[], ignore_merges: false, add_bo
 /// Every known pre-tokenizer. Names that share a row cut text alike.
 pub(crate) const ROWS: &[Row] = &[
     Row {
-        names: &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        names: &[
+            "smollm",
+            "starcoder",
+            "refact",
+            "command-r",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
+            "mellum2",
+        ],
         patterns: &[DIGIT, GPT2],
         ..PLAIN
     },
@@ -102,6 +113,18 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         names: &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
         patterns: &[r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3],
+        ..PLAIN
+    },
+    Row {
+        names: &["deepseek-llm"],
+        patterns: &[
+            r"[\r\n]",
+            DEEPSEEK_LETTERS,
+            DEEPSEEK_SIGNS,
+            r"\s+$",
+            "[一-龥ࠀ-一가-\u{d7ff}]+",
+            r"\p{N}+",
+        ],
         ..PLAIN
     },
     Row {
@@ -197,9 +220,7 @@ mod tests {
     use std::sync::LazyLock;
     use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
     use tokenizers::tokenizer::pre_tokenizer::OffsetType;
-    use tokenizers::{
-        OffsetReferential, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
-    };
+    use tokenizers::{OffsetReferential, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
     /// Each row with the patterns run by a backtracking engine, look-ahead and all.
     static BOTH: LazyLock<Vec<(&Row, Pretokenizer, Vec<Split>)>> = LazyLock::new(|| {
@@ -207,7 +228,9 @@ mod tests {
             let pattern = SplitPattern::Regex((*pattern).to_owned());
             Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap()
         };
-        ROWS.iter().map(|row| (row, Pretokenizer::new(row), row.patterns.iter().map(isolate).collect())).collect()
+        ROWS.iter()
+            .map(|row| (row, Pretokenizer::new(row), row.patterns.iter().map(isolate).collect()))
+            .collect()
     });
 
     fn check(text: &str) -> Result<(), TestCaseError> {
@@ -248,7 +271,9 @@ mod tests {
 
     #[test]
     fn runs_of_white_space_leave_their_last_to_the_word() {
-        for text in ["", " ", "  ", "a  b", "a \n b", "  \n\n  x", "\u{3000}\u{3000}x", "\t\t", "x \r\n", "1  2\n 3"] {
+        for text in
+            ["", " ", "  ", "a  b", "a \n b", "  \n\n  x", "\u{3000}\u{3000}x", "\t\t", "x \r\n", "1  2\n 3"]
+        {
             check(text).unwrap();
         }
     }

@@ -87,7 +87,8 @@ impl SpecialTokens {
                 found = Some(token);
                 at = range.end;
                 if strips {
-                    at = text.len() - text[at..].trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']).len();
+                    at = text.len()
+                        - text[at..].trim_start_matches([' ', '\t', '\n', '\u{b}', '\u{c}', '\r']).len();
                 }
                 if start < range.start {
                     return Some(Part::Text(&text[start..range.start]));

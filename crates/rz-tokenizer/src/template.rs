@@ -98,7 +98,12 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// When the template is not valid.
-    pub fn new(name: &str, source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self, TokenizerError> {
+    pub fn new(
+        name: &str,
+        source: &str,
+        bos: Option<&str>,
+        eos: Option<&str>,
+    ) -> Result<Self, TokenizerError> {
         Self::compile(name.into(), "chat template".to_owned(), source, bos, eos)
     }
 
@@ -118,8 +123,13 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// When the template refuses the conversation, fails, or had to be stopped.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TokenizerError> {
-        let message = |message: &Message| serde_json::json!({ "role": message.role, "content": message.content });
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, TokenizerError> {
+        let message =
+            |message: &Message| serde_json::json!({ "role": message.role, "content": message.content });
         self.render_with(&TemplateInputs {
             messages: messages.iter().map(message).collect(),
             add_generation_prompt,
@@ -174,7 +184,8 @@ impl ChatTemplate {
             eos: eos.map(str::to_owned),
             now: None,
         };
-        template.on_its_own_stack(|| CompiledTemplate::new("chat", &template.prepared, &config()?).map(drop))?;
+        template
+            .on_its_own_stack(|| CompiledTemplate::new("chat", &template.prepared, &config()?).map(drop))?;
         Ok(template)
     }
 
@@ -233,9 +244,11 @@ impl ChatTemplate {
         };
         match error.kind() {
             ErrorKind::SyntaxError => TokenizerError::TemplateSyntax { file, key, line, message },
-            ErrorKind::OutOfFuel => {
-                TokenizerError::TemplateLimit { file, key, limit: "the steps that a template may take".to_owned() }
-            }
+            ErrorKind::OutOfFuel => TokenizerError::TemplateLimit {
+                file,
+                key,
+                limit: "the steps that a template may take".to_owned(),
+            },
             _ => TokenizerError::TemplateRun { file, key, line, message },
         }
     }

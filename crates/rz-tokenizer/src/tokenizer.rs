@@ -238,6 +238,11 @@ impl Tokenizer {
         matches!(&self.model, Model::Spm(spm) if spm.adds_space())
     }
 
+    /// Whether a token is one that the encoder makes of plain text.
+    pub(crate) fn is_ordinary(&self, id: u32) -> bool {
+        matches!(self.vocabulary.kind(id), Some(Kind::Normal | Kind::Unused | Kind::Byte))
+    }
+
     /// Appends what a token adds to a text.
     pub(crate) fn append_bytes(&self, id: u32, special: bool, bytes: &mut Vec<u8>) {
         let (Some(text), Some(kind)) = (self.vocabulary.text(id), self.vocabulary.kind(id)) else {
@@ -247,7 +252,9 @@ impl Tokenizer {
         };
         match (kind, &self.model) {
             (Kind::Control | Kind::Unknown, _) if !special => {}
-            (Kind::Control | Kind::Unknown | Kind::UserDefined, _) => bytes.extend_from_slice(text.as_bytes()),
+            (Kind::Control | Kind::Unknown | Kind::UserDefined, _) => {
+                bytes.extend_from_slice(text.as_bytes())
+            }
             (Kind::Byte, _) => bytes.extend(byte_of(text)),
             (Kind::Normal | Kind::Unused, Model::Bpe(_)) => bpe::spelled_bytes(text, bytes),
             (Kind::Normal | Kind::Unused, Model::Spm(_)) => {
@@ -277,7 +284,7 @@ fn pretokenizer_row(
     pretokenizer::row(name).ok_or_else(|| TokenizerError::Pretokenizer {
         file: meta.file().into(),
         found: name.to_owned(),
-        expected: ROWS.iter().flat_map(|row| row.names).copied().collect::<Vec<_>>().join(", "),
+        expected: ROWS.iter().map(|row| row.names[0]).collect::<Vec<_>>().join(", "),
     })
 }
 

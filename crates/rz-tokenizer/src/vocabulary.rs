@@ -40,7 +40,11 @@ impl Vocabulary {
         let texts = meta.require_strings(TOKENS)?.clone();
         let count = texts.len();
         if count == 0 || count >= MAX_TOKENS as usize {
-            return Err(TokenizerError::Count { file: meta.file().into(), found: count, limit: MAX_TOKENS - 1 });
+            return Err(TokenizerError::Count {
+                file: meta.file().into(),
+                found: count,
+                limit: MAX_TOKENS - 1,
+            });
         }
         let kinds = kinds(meta, &texts)?;
         let mut index = StringTable::with_capacity(count);

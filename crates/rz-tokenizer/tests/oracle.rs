@@ -112,8 +112,7 @@ fn split(pattern: &str) -> PreTokenizerWrapper {
 
 static SMOLLM2: LazyLock<Pair> = LazyLock::new(|| {
     let digits = PreTokenizerWrapper::Digits(Digits::new(true));
-    let mut pair =
-        Pair::byte_level("SmolLM2-135M-Instruct.Q4_1.gguf", false, vec![digits, byte_level(true)]);
+    let mut pair = Pair::byte_level("SmolLM2-135M-Instruct.Q4_1.gguf", false, vec![digits, byte_level(true)]);
     let special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
     pair.oracle.add_special_tokens(special.map(|text| AddedToken::from(text, true))).unwrap();
     pair
@@ -227,7 +226,9 @@ fn real_text_is_equal() {
 
 #[test]
 fn source_code_is_equal() {
-    for code in [include_str!("../src/bpe.rs"), include_str!("../src/merge.rs"), include_str!("../Cargo.toml")] {
+    for code in
+        [include_str!("../src/bpe.rs"), include_str!("../src/merge.rs"), include_str!("../Cargo.toml")]
+    {
         for pair in [&*SMOLLM2, &*GPT2, &*LLAMA3, &*QWEN2, &*LLAMA_SPM] {
             pair.check(code).unwrap();
             pair.check(&code.replace("    ", "\t").replace('\n', "\r\n")).unwrap();

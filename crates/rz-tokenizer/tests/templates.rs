@@ -62,7 +62,10 @@ fn real_templates_are_rendered_as_jinja2_does() {
 #[test]
 fn long_conversations_stay_within_the_limits() {
     let turns = (0..400).flat_map(|_| {
-        [Message::new("user", "Why is the sky blue? ".repeat(20)), Message::new("assistant", "It is not. ".repeat(50))]
+        [
+            Message::new("user", "Why is the sky blue? ".repeat(20)),
+            Message::new("assistant", "It is not. ".repeat(50)),
+        ]
     });
     let messages: Vec<Message> = turns.chain([Message::new("user", "Oh.")]).collect();
     for (name, cases) in golden()["rendered"].as_object().unwrap() {
@@ -78,7 +81,9 @@ fn long_conversations_stay_within_the_limits() {
 fn a_template_may_refuse() {
     let template = template("google-gemma-2-2b-it.jinja");
     let error = template.render(&[Message::new("system", "Be brief.")], true).unwrap_err();
-    assert!(matches!(&error, TokenizerError::TemplateRefused { message, .. } if message == "System role not supported"));
+    assert!(
+        matches!(&error, TokenizerError::TemplateRefused { message, .. } if message == "System role not supported")
+    );
 }
 
 #[test]

@@ -202,11 +202,7 @@ fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
         None => (", ".to_owned(), ": ".to_owned()),
     };
-    let style = Style {
-        ascii: ascii.unwrap_or(false),
-        indent,
-        separators,
-        sort_keys: sort_keys.unwrap_or(false),
-    };
+    let style =
+        Style { ascii: ascii.unwrap_or(false), indent, separators, sort_keys: sort_keys.unwrap_or(false) };
     to_json(value, &style).map(Value::from)
 }

@@ -168,7 +168,10 @@ mod tests {
             ("{%+generation+%}", "{%+with+%}"),
             ("{# {% generation %} #}", "{# {% generation %} #}"),
             ("{{ '{% generation %}' }}", "{{ '{% generation %}' }}"),
-            ("{% raw %}{% generation %}{% endraw %}{% generation %}", "{% raw %}{% generation %}{% endraw %}{% with %}"),
+            (
+                "{% raw %}{% generation %}{% endraw %}{% generation %}",
+                "{% raw %}{% generation %}{% endraw %}{% with %}",
+            ),
             ("{{ {'a': {'b': 1}} }}{%generation%}", "{{ {'a': {'b': 1}} }}{%with%}"),
             ("{{ \"\\\"%}\" }}{{ open", "{{ \"\\\"%}\" }}{{ open"),
             ("{", "{"),
@@ -185,7 +188,9 @@ mod tests {
         refused(&format!("{{{{ 1{} }}}}", "+1".repeat(5000)));
         refused(&"{% if 1 %}".repeat(10_000));
         refused(&" ".repeat(2 << 20));
-        for source in ["{{ 'x' * 1000 * 1000 }}", "{{ [1] * 10**9 }}", "{{ 1e8 * ('x') }}", "{{ 0xfffffff * 'x' }}"] {
+        for source in
+            ["{{ 'x' * 1000 * 1000 }}", "{{ [1] * 10**9 }}", "{{ 1e8 * ('x') }}", "{{ 0xfffffff * 'x' }}"]
+        {
             refused(source);
         }
         for source in ["{{ 'x' * 80 }}", "{{ n * 1000000 }}", "{{ '%d' ~ 1000000000 }}", "{{ 'x' * n }}"] {

@@ -103,7 +103,8 @@ impl Meter {
     /// The product of two numbers, or a text or a list repeated.
     pub(crate) fn multiply(&self, a: &Value, b: &Value) -> Result<Value, Error> {
         let wrong = || {
-            let message = format!("tried to use * operator on unsupported types {} and {}", a.kind(), b.kind());
+            let message =
+                format!("tried to use * operator on unsupported types {} and {}", a.kind(), b.kind());
             Error::new(ErrorKind::InvalidOperation, message)
         };
         let list = |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
@@ -167,7 +168,10 @@ fn rewrite<'s>(original: &Instructions<'s>) -> Instructions<'s> {
                 _ => {}
             }
             let line = original.get_line(at).unwrap_or(1).min(usize::from(u16::MAX)) as u16;
-            new.add_with_span(instruction, original.get_span(at).unwrap_or(Span { start_line: line, ..Span::default() }));
+            new.add_with_span(
+                instruction,
+                original.get_span(at).unwrap_or(Span { start_line: line, ..Span::default() }),
+            );
         }
     }
     new

@@ -144,10 +144,19 @@ fn no_template_takes_all_time_or_memory() {
         let _ = run(&source);
     }
 
-    for source in ["{% if %}", "{{ 1 +", "{% endfor %}", "{{ 'open }}", "{% nonsense %}", "{{ a b }}", "{% set x %}"] {
+    for source in
+        ["{% if %}", "{{ 1 +", "{% endfor %}", "{{ 'open }}", "{% nonsense %}", "{{ a b }}", "{% set x %}"]
+    {
         assert!(matches!(run(source), Err(TokenizerError::TemplateSyntax { .. })), "{source}");
     }
-    for source in ["{{ none.x.y }}", "{{ 1 + 'x' }}", "{{ x.y.z }}", "{{ nothing() }}", "{{ 1|nothing }}", "{{ 1 is nothing }}"] {
+    for source in [
+        "{{ none.x.y }}",
+        "{{ 1 + 'x' }}",
+        "{{ x.y.z }}",
+        "{{ nothing() }}",
+        "{{ 1|nothing }}",
+        "{{ 1 is nothing }}",
+    ] {
         assert!(matches!(run(source), Err(TokenizerError::TemplateRun { .. })), "{source}");
     }
     let refused = run("{{ raise_exception('say\nplease') }}").unwrap_err();

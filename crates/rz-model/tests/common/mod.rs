@@ -1,15 +1,44 @@
-//! Feeding a model in chunks.
+//! Loading models and feeding them.
+#![allow(dead_code)] // Each test program uses its own part of this.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use rz_formats::Gguf;
-use rz_kernels::Runtime;
+use rz_formats::{Gguf, Metadata};
+use rz_kernels::{IsaKind, Kernels, Pool, Runtime};
 use rz_model::{Batch, CpuModel, Forward, KV_BLOCK, LoadOptions, Output, Want};
+use rz_quant::DType;
+use rz_testkit::gguf::{TinyLlama, TinyTensor, gguf_bytes};
 
 pub(crate) fn load(path: &Path, threads: usize, options: LoadOptions) -> CpuModel {
     let gguf = Gguf::open(path).expect("a readable file");
     let runtime = Runtime::new(Some(threads)).expect("threads");
     CpuModel::load(&gguf, &runtime, options, &mut |_, _| ()).expect("a supported model")
+}
+
+/// A runtime of `threads` threads for each instruction set that this machine has.
+pub(crate) fn every_runtime(threads: usize) -> impl Iterator<Item = Runtime> {
+    let pool = Arc::new(Pool::new(threads).expect("threads"));
+    let kernels = IsaKind::ALL.iter().filter_map(|&isa| Kernels::with(isa));
+    kernels.map(move |kernels| Runtime { kernels, pool: pool.clone() })
+}
+
+/// The parts of a tiny model's file. A matrix whose rows do not fill whole blocks of the
+/// model's type is stored as F32.
+pub(crate) fn tiny_parts(tiny: &TinyLlama) -> (Metadata, Vec<TinyTensor>) {
+    let mut tensors = tiny.tensors();
+    for tensor in &mut tensors {
+        if !(tensor.shape[0] as usize).is_multiple_of(tensor.dtype.block_elements()) {
+            tensor.dtype = DType::F32;
+        }
+    }
+    (tiny.metadata(), tensors)
+}
+
+/// The file of [`tiny_parts`].
+pub(crate) fn tiny_file(tiny: &TinyLlama) -> Gguf {
+    let (metadata, tensors) = tiny_parts(tiny);
+    Gguf::from_bytes("tiny.gguf", gguf_bytes(metadata, &tensors)).expect("a valid file")
 }
 
 /// The logits of every token, fed `chunk` at a time at positions from 0, with the blocks

@@ -6,11 +6,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::{fixtures, workspace};
 
-/// Fixtures, then `cargo test`.
-pub(crate) fn test(arguments: &[String]) -> Result<()> {
-    fixtures::run(false)?;
+/// Fixtures, then `cargo test`; with `models`, also the tests on further models.
+pub(crate) fn test(models: bool, arguments: &[String]) -> Result<()> {
+    fixtures::run(models)?;
     let mut command = cargo();
     command.arg("test").arg("--no-fail-fast");
+    if models {
+        command.args(["--features", "rz-model/all-fixtures"]);
+    }
     if !names_a_package(arguments) {
         command.arg("--workspace");
     }

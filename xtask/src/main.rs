@@ -30,6 +30,9 @@ enum Chore {
     },
     /// Fetch the fixtures, then run every test of the workspace
     Test {
+        /// Also fetch further models (3 GB) and check them against recorded references
+        #[arg(long)]
+        models: bool,
         /// Arguments for `cargo test`, such as `-p rz-store` or `-- --nocapture`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -57,7 +60,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Fixtures { all } => fixtures::run(all),
-        Chore::Test { arguments } => cargo::test(&arguments),
+        Chore::Test { models, arguments } => cargo::test(models, &arguments),
         Chore::Tidy => tidy::run(),
         Chore::Ci => cargo::ci(),
         Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),

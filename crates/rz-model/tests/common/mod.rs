@@ -1,6 +1,8 @@
 //! Loading models and feeding them.
 #![allow(dead_code)] // Each test program uses its own part of this.
 
+pub(crate) mod recorded;
+
 use std::path::Path;
 use std::sync::Arc;
 

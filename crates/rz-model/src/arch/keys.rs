@@ -295,7 +295,9 @@ impl<'a> Keys<'a> {
             None | Some("linear") if factor.is_finite() && factor > 0.0 => Ok(factor),
             None | Some("linear") => Err(self.refuse("rope.scaling.factor", factor, "a positive number")),
             Some("none") => Ok(1.0),
-            Some(other) => Err(self.refuse("rope.scaling.type", other, "\"linear\" or \"none\"")),
+            Some(other) => {
+                Err(self.refuse("rope.scaling.type", Value::from(other), "\"linear\" or \"none\""))
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Loading models and feeding them.
 #![allow(dead_code)] // Each test program uses its own part of this.
 
-pub(crate) mod recorded;
+pub(crate) mod bad;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -46,6 +46,12 @@ pub enum FormatError {
         /// What it is, such as `a folder`.
         found: &'static str,
     },
+    /// The path names something that is not a folder.
+    #[error("{}: is not a folder, but the files of such a model lie in one: name the folder", path(.file))]
+    NotAFolder {
+        /// The path.
+        file: PathBuf,
+    },
     /// The file has no bytes.
     #[error("{}: the file is empty: fetch it again", path(.file))]
     Empty {
@@ -217,7 +223,7 @@ pub enum FormatError {
         tensor: String,
     },
     /// A number of dimensions that is not accepted.
-    #[error("{place}: tensor {} has {found} dimensions, expected 1 to 4", text(.tensor))]
+    #[error("{place}: tensor {} has {found} dimensions, expected 1 to {limit}", text(.tensor))]
     Dimensions {
         /// Where.
         place: Place,
@@ -225,6 +231,8 @@ pub enum FormatError {
         tensor: String,
         /// Its dimensions.
         found: u64,
+        /// The most that are accepted.
+        limit: u64,
     },
     /// A dimension of zero.
     #[error("{place}: tensor {} has the shape {shape:?}, expected no dimension to be 0", text(.tensor))]
@@ -346,6 +354,142 @@ pub enum FormatError {
         /// What the names or the other shards say.
         expected: u64,
     },
+    /// A header that cannot have the length that the file gives.
+    #[error("{place}: the length of the header is {found}{}, expected at least 2 and at most the {limit} bytes that can follow: the file is damaged or no safetensors file", hint(.looks_like))]
+    HeaderLength {
+        /// Where.
+        place: Place,
+        /// The length.
+        found: u64,
+        /// The most that the file can hold, or that is accepted.
+        limit: u64,
+        /// What the file looks like instead, when that can be told.
+        looks_like: Option<&'static str>,
+    },
+    /// JSON that is broken, or that is not what stands in such a place.
+    #[error("{place}: malformed JSON: {}", cut(.what))]
+    Json {
+        /// Where.
+        place: Place,
+        /// What is wrong.
+        what: String,
+    },
+    /// Arrays and objects inside each other, deeper than is accepted.
+    #[error("{place}: JSON nested deeper than {limit}")]
+    JsonDepth {
+        /// Where.
+        place: Place,
+        /// The deepest that is accepted.
+        limit: u32,
+    },
+    /// A file that is read into memory and larger than such a file may be.
+    #[error("{}: the file has {found} bytes, expected at most {limit}", path(.file))]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Its bytes.
+        found: u64,
+        /// The most that are accepted.
+        limit: u64,
+    },
+    /// A tensor type that does not exist in safetensors files.
+    #[error("{place}: tensor {} has the unknown dtype {}", text(.tensor), text(.found))]
+    UnknownDtype {
+        /// Where.
+        place: Place,
+        /// The tensor.
+        tensor: String,
+        /// The name of the type.
+        found: String,
+    },
+    /// A tensor type that the file to write cannot have.
+    #[error("{place}: tensor {} has the type {found}, which {container} does not have", text(.tensor))]
+    ForeignType {
+        /// Where.
+        place: Place,
+        /// The tensor.
+        tensor: String,
+        /// The name of the type.
+        found: &'static str,
+        /// The kind of file.
+        container: &'static str,
+    },
+    /// A tensor whose data ends before it starts.
+    #[error("{place}: tensor {} has the data offsets [{begin}, {end}], expected the second not to be smaller", text(.tensor))]
+    DataOffsets {
+        /// Where.
+        place: Place,
+        /// The tensor.
+        tensor: String,
+        /// Where its data starts.
+        begin: u64,
+        /// Where it ends.
+        end: u64,
+    },
+    /// A tensor whose data is not as long as its shape and type want it.
+    #[error("{place}: tensor {} has {found} bytes of data, expected {expected} for {dtype} of the shape {shape:?}", text(.tensor))]
+    DataSize {
+        /// Where.
+        place: Place,
+        /// The tensor.
+        tensor: String,
+        /// The name of its type.
+        dtype: &'static str,
+        /// Its shape, as the file has it.
+        shape: Vec<u64>,
+        /// Bytes of its data.
+        found: u64,
+        /// Bytes of the shape and type.
+        expected: u64,
+    },
+    /// Data that no tensor has, in a file that may have none.
+    #[error("{place}: {found} bytes of the data belong to no tensor: the file is damaged, fetch it again")]
+    Unclaimed {
+        /// Where they start.
+        place: Place,
+        /// How many they are.
+        found: u64,
+    },
+    /// A tensor of a name that means something else.
+    #[error("{place}: a tensor cannot have the name {}", text(.tensor))]
+    ReservedName {
+        /// Where.
+        place: Place,
+        /// The name.
+        tensor: String,
+    },
+    /// An index that names something else than a file beside it.
+    #[error("{place}: tensor {} is in {}, expected the name of a file in the same folder", text(.tensor), text(.found))]
+    ShardPath {
+        /// Where.
+        place: Place,
+        /// The tensor.
+        tensor: String,
+        /// What stands for the file.
+        found: String,
+    },
+    /// An index that does not agree with its files.
+    #[error("{}: tensor {} {}: the files do not belong together", path(.file), text(.tensor), whereabouts(.listed, .found))]
+    IndexMismatch {
+        /// The index.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The file in which the index lists the tensor, if it does.
+        listed: Option<String>,
+        /// The file that has the tensor, if one does.
+        found: Option<String>,
+    },
+    /// A folder that is no model.
+    #[error("{}: the folder has no {expected}{}: name a folder with all files of the model", path(.folder), hint(.found))]
+    MissingFile {
+        /// The folder.
+        folder: PathBuf,
+        /// What it must have.
+        expected: &'static str,
+        /// What it has instead, when that can be told.
+        found: Option<&'static str>,
+    },
     /// Data handed to a writer whose length is not that of its shape and type.
     #[error("{}: tensor {} was given {found} bytes, expected {expected} for its shape and type", path(.file), text(.tensor))]
     DataLength {
@@ -386,6 +530,26 @@ pub(crate) fn text(text: &str) -> impl fmt::Display + '_ {
 
 fn hint(looks_like: &Option<&'static str>) -> impl fmt::Display {
     looks_like.map(|what| format!(" ({what})")).unwrap_or_default()
+}
+
+/// Shows a message that may quote a file, on one line and cut when it is long.
+fn cut(message: &str) -> impl fmt::Display + '_ {
+    struct Shown<'a>(&'a str);
+    impl fmt::Display for Shown<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            escape(self.0, 160, f)
+        }
+    }
+    Shown(message)
+}
+
+fn whereabouts(listed: &Option<String>, found: &Option<String>) -> String {
+    match (listed, found) {
+        (Some(listed), Some(found)) => format!("is listed in {}, but {} has it", text(listed), text(found)),
+        (Some(listed), None) => format!("is listed in {}, which does not have it", text(listed)),
+        (None, Some(found)) => format!("is in {}, but not listed", text(found)),
+        (None, None) => "is nowhere".to_owned(),
+    }
 }
 
 fn escape(text: &str, limit: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -151,7 +151,7 @@ impl Mapping {
     }
 }
 
-fn check_kind(path: &Path, info: &fs::Metadata) -> Result<(), FormatError> {
+pub(crate) fn check_kind(path: &Path, info: &fs::Metadata) -> Result<(), FormatError> {
     let found = match info.file_type() {
         kind if kind.is_file() => return Ok(()),
         kind if kind.is_dir() => "a folder",

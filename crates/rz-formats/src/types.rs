@@ -6,7 +6,8 @@ use rz_quant::DType;
 
 use crate::error::{FormatError, Place};
 
-/// Element type of a tensor, by its number in GGUF files.
+/// Element type of a tensor, by its number in GGUF files. The types that only safetensors
+/// files have come after all those numbers.
 ///
 /// Every type that files may use has a name and a size here, so that a file can be
 /// shown in full; [`dtype`](Self::dtype) says which of them can be computed with.
@@ -75,6 +76,42 @@ static TABLE: [Row; 43] = [
     row("Q2_0", 64, 18),
 ];
 
+/// The types of safetensors files, in the order in which their writers place tensors.
+/// Those that GGUF has too stand here by its numbers.
+static SAFETENSORS: [Known; 22] = [
+    Known::Foreign(row("BOOL", 1, 1)),
+    Known::Foreign(row("F4", 2, 1)),
+    Known::Foreign(row("F6_E2M3", 4, 3)),
+    Known::Foreign(row("F6_E3M2", 4, 3)),
+    Known::Foreign(row("U8", 1, 1)),
+    Known::Gguf(24),
+    Known::Foreign(row("F8_E5M2", 1, 1)),
+    Known::Foreign(row("F8_E4M3", 1, 1)),
+    Known::Foreign(row("F8_E8M0", 1, 1)),
+    Known::Foreign(row("F8_E4M3FNUZ", 1, 1)),
+    Known::Foreign(row("F8_E5M2FNUZ", 1, 1)),
+    Known::Gguf(25),
+    Known::Foreign(row("U16", 1, 2)),
+    Known::Gguf(1),
+    Known::Gguf(30),
+    Known::Gguf(26),
+    Known::Foreign(row("U32", 1, 4)),
+    Known::Gguf(0),
+    Known::Foreign(row("C64", 1, 8)),
+    Known::Gguf(28),
+    Known::Gguf(27),
+    Known::Foreign(row("U64", 1, 8)),
+];
+
+enum Known {
+    /// A type of GGUF, which has the same name there.
+    Gguf(u32),
+    Foreign(Row),
+}
+
+/// What the numbers of the types that GGUF does not have start from; no GGUF file comes near.
+const FOREIGN: u32 = 1 << 16;
+
 /// Why a number is not a [`TensorType`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoType {
@@ -85,7 +122,7 @@ pub(crate) enum NoType {
 }
 
 impl TensorType {
-    /// Every type, in the order of the numbers.
+    /// Every type that GGUF files may use, in the order of the numbers.
     pub fn all() -> impl Iterator<Item = TensorType> {
         (0..TABLE.len() as u32).filter_map(TensorType::from_id)
     }
@@ -103,11 +140,32 @@ impl TensorType {
         }
     }
 
-    fn row(self) -> &'static Row {
-        &TABLE[self.0 as usize]
+    /// The type of this name in a safetensors file.
+    pub(crate) fn from_safetensors(name: &str) -> Option<TensorType> {
+        (0..SAFETENSORS.len()).map(TensorType::of_safetensors).find(|known| known.name() == name)
     }
 
-    /// The type's number in a GGUF file.
+    /// The place of this type in the order of safetensors files, unless they cannot have it.
+    pub(crate) fn safetensors_order(self) -> Option<usize> {
+        (0..SAFETENSORS.len()).find(|&at| TensorType::of_safetensors(at) == self)
+    }
+
+    fn of_safetensors(at: usize) -> TensorType {
+        match SAFETENSORS[at] {
+            Known::Gguf(id) => TensorType(id),
+            Known::Foreign(_) => TensorType(FOREIGN + at as u32),
+        }
+    }
+
+    fn row(self) -> &'static Row {
+        match self.0.checked_sub(FOREIGN).map(|at| &SAFETENSORS[at as usize]) {
+            Some(Known::Foreign(row)) => row,
+            _ => &TABLE[self.0 as usize],
+        }
+    }
+
+    /// The type's number in a GGUF file. A type that only safetensors files have gets a
+    /// number here that no GGUF file has: [`from_id`](Self::from_id) does not take it back.
     pub fn id(self) -> u32 {
         self.0
     }
@@ -219,6 +277,22 @@ mod tests {
         assert_eq!(TensorType::look_up(43), Err(NoType::Unknown));
         assert_eq!(TensorType::look_up(u32::MAX), Err(NoType::Unknown));
         assert_eq!(TensorType::all().count(), 43 - 8);
+    }
+
+    #[test]
+    fn types_of_safetensors_are_found_by_their_names() {
+        for at in 0..SAFETENSORS.len() {
+            let tensor_type = TensorType::of_safetensors(at);
+            assert_eq!(TensorType::from_safetensors(tensor_type.name()), Some(tensor_type));
+            assert_eq!(tensor_type.safetensors_order(), Some(at));
+            let gguf = TensorType::all().find(|other| other.name() == tensor_type.name());
+            assert_eq!(gguf, TensorType::from_id(tensor_type.id()), "{tensor_type}");
+        }
+        let computed: Vec<_> =
+            (0..SAFETENSORS.len()).filter_map(|at| TensorType::of_safetensors(at).dtype()).collect();
+        assert_eq!(computed, [DType::F16, DType::BF16, DType::F32]);
+        assert_eq!(TensorType::from_safetensors("Q4_0"), None);
+        assert_eq!(TensorType::from(DType::Q4_0).safetensors_order(), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::cursor::Cursor;
 use crate::error::{FormatError, text};
 use crate::metadata::Metadata;
+use crate::sniff::looks_like;
 use crate::types::{NoType, TensorType};
 use crate::value::{Array, StringArray, Value};
 
@@ -83,7 +84,9 @@ fn version(cursor: &mut Cursor<'_>, bytes: &[u8]) -> Result<u32, FormatError> {
         return Err(FormatError::Magic {
             place: cursor.place(),
             found: String::from_utf8_lossy(start).into_owned(),
-            looks_like: looks_like(bytes),
+            // A safetensors file starts with the length of the JSON header that follows.
+            looks_like: looks_like(bytes)
+                .or_else(|| (bytes.get(8) == Some(&b'{')).then_some("perhaps a safetensors file")),
         });
     }
     cursor.array::<4>("the magic number")?;
@@ -97,23 +100,6 @@ fn version(cursor: &mut Cursor<'_>, bytes: &[u8]) -> Result<u32, FormatError> {
         }
         found => Err(FormatError::Version { place, found }),
     }
-}
-
-fn looks_like(bytes: &[u8]) -> Option<&'static str> {
-    const STARTS: &[(&[u8], &str)] = &[
-        (b"FUGG", "the magic of a big-endian file"),
-        (b"lmgg", "the GGML format that came before GGUF: convert the model again"),
-        (b"fmgg", "the GGMF format that came before GGUF: convert the model again"),
-        (b"tjgg", "the GGJT format that came before GGUF: convert the model again"),
-        (b"version https://git-lfs", "a Git LFS pointer: fetch the file that it stands for"),
-        (b"PK\x03\x04", "a zip archive"),
-        (b"\x1f\x8b", "a gzip archive"),
-        (b"<!DOCTYPE", "a web page: the download failed"),
-        (b"<html", "a web page: the download failed"),
-    ];
-    let known = STARTS.iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, what)| *what);
-    // safetensors: the length of a JSON header, which follows.
-    known.or_else(|| (bytes.get(8) == Some(&b'{')).then_some("perhaps a safetensors file"))
 }
 
 fn metadata(cursor: &mut Cursor<'_>, keys: usize) -> Result<Metadata, FormatError> {
@@ -278,7 +264,12 @@ fn info(cursor: &mut Cursor<'_>) -> Result<Info, FormatError> {
     let n_dims = cursor.u32("the number of a tensor's dimensions")?;
     if n_dims == 0 || n_dims > MAX_DIMENSIONS as u32 {
         let place = cursor.place_of(shape_at);
-        return Err(FormatError::Dimensions { place, tensor: name.to_owned(), found: n_dims.into() });
+        return Err(FormatError::Dimensions {
+            place,
+            tensor: name.to_owned(),
+            found: n_dims.into(),
+            limit: MAX_DIMENSIONS as u64,
+        });
     }
     let mut dims = Dims { all: [1; MAX_DIMENSIONS], len: n_dims as usize };
     for dim in &mut dims.all[..dims.len] {

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::{parse, shards};
 use crate::error::{FormatError, Place};
 use crate::metadata::Metadata;
+use crate::output::{self, nowhere};
 use crate::types::TensorType;
 use crate::value::{Array, Value};
 
@@ -116,9 +116,17 @@ impl<'a> GgufWriter<'a> {
         found: Option<u64>,
     ) -> Result<&mut Self, FormatError> {
         check_name("tensor name", &name)?;
+        if TensorType::from_id(tensor_type.id()).is_none() {
+            return Err(FormatError::ForeignType {
+                place: nowhere(),
+                tensor: name,
+                found: tensor_type.name(),
+                container: "GGUF",
+            });
+        }
         if shape.is_empty() || shape.len() > parse::MAX_DIMENSIONS {
-            let found = shape.len() as u64;
-            return Err(FormatError::Dimensions { place: nowhere(), tensor: name, found });
+            let (found, limit) = (shape.len() as u64, parse::MAX_DIMENSIONS as u64);
+            return Err(FormatError::Dimensions { place: nowhere(), tensor: name, found, limit });
         }
         let bytes = tensor_type.bytes(shape).map_err(|bad| bad.of(nowhere(), &name, shape))?;
         if let Some(found) = found.filter(|&found| found != bytes) {
@@ -262,23 +270,7 @@ impl<'a> GgufWriter<'a> {
     }
 
     fn write_file(&self, shard: &Shard, path: &Path) -> Result<(), FormatError> {
-        let failed = |cause| FormatError::Io { file: path.to_owned(), action: "write", cause };
-        // Beside the final place, so that the rename stays inside one file system.
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?);
-        name.push(format!(".{}.part", std::process::id()));
-        let part = path.with_file_name(name);
-        let written = File::create(&part).map_err(failed).and_then(|file| {
-            let mut out = BufWriter::with_capacity(1 << 18, file);
-            self.emit(shard, &mut Out { file: path, out: &mut out, written: 0 })?;
-            out.into_inner().map_err(|error| failed(error.into_error()))?;
-            fs::rename(&part, path).map_err(failed)
-        });
-        if written.is_err() {
-            // The error that is returned matters more than one of cleaning up.
-            let _ = fs::remove_file(&part);
-        }
-        written
+        output::replace(path, |out| self.emit(shard, &mut Out { file: path, out, written: 0 }))
     }
 
     fn emit(&self, shard: &Shard, out: &mut Out<'_>) -> Result<(), FormatError> {
@@ -342,11 +334,6 @@ impl Write for Out<'_> {
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
-}
-
-/// The place of what is wrong in a file that does not exist yet.
-fn nowhere() -> Place {
-    Place { file: PathBuf::from("(new file)"), offset: None }
 }
 
 fn check_name(what: &'static str, name: &str) -> Result<(), FormatError> {

@@ -81,6 +81,7 @@ fn no_template_takes_all_time_or_memory() {
         doubled("[1]") + "{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x|length }}",
         "{% set s = 'a' * 60000 %}{{ s|replace('a', s)|replace('a', s) }}".to_owned(),
         "{% set s = 'a' * 60000 %}{{ s.replace('', s) }}".to_owned(),
+        "{% set s = 'a' * 60000 %}{{ [s]|map('replace', 'a', s)|list|length }}".to_owned(),
         "{% set s = 'a' * 60000 %}{{ s|list|join(s) }}".to_owned(),
         "{% set s = 'a' * 60000 %}{{ s|list|join(d=s) }}".to_owned(),
         "{% set s = 'a' * 60000 %}{{ s.join(s|list) }}".to_owned(),

@@ -65,19 +65,13 @@ fn payments(env: &mut Environment<'static>, meter: &Meter) {
     });
 
     // Those that can make much out of little are checked before they run.
-    env.add_filter("<replace>", filters::replace);
-    env.add_filter("<join>", filters::join);
-    env.add_filter("<indent>", filters::indent);
-    env.add_filter("<format>", filters::format);
-    env.add_filter("<batch>", filters::batch);
-    env.add_filter("<slice>", filters::slice);
     for (name, inner) in [
-        ("replace", "<replace>"),
-        ("join", "<join>"),
-        ("indent", "<indent>"),
-        ("format", "<format>"),
-        ("batch", "<batch>"),
-        ("slice", "<slice>"),
+        ("replace", Value::from_function(filters::replace)),
+        ("join", Value::from_function(filters::join)),
+        ("indent", Value::from_function(filters::indent)),
+        ("format", Value::from_function(filters::format)),
+        ("batch", Value::from_function(filters::batch)),
+        ("slice", Value::from_function(filters::slice)),
     ] {
         let meter = meter_of();
         env.add_filter(name, move |state: &mut State, arguments: Rest<ValueOrKwargs>| {
@@ -85,7 +79,7 @@ fn payments(env: &mut Environment<'static>, meter: &Meter) {
             if let [value, rest @ ..] = arguments.as_slice() {
                 check(&meter, name, value, rest)?;
             }
-            state.apply_filter(inner, &arguments)
+            inner.call(state, &arguments)
         });
     }
     let meter = meter_of();

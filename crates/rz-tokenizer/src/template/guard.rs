@@ -11,7 +11,7 @@ const MAX_WORDS: usize = 1 << 12;
 const MAX_REPEATS: u64 = 1 << 16;
 
 /// Stack for the engine, enough for whatever passes the limits above.
-pub(crate) const STACK: usize = 256 << 20;
+pub(crate) const STACK: usize = 64 << 20;
 
 /// Checks `source` and rewrites the tag that marks the assistant's text, which the
 /// engine does not know, to one that does nothing. `Err` has the line and the problem.

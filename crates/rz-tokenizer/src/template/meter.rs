@@ -14,7 +14,8 @@ use minijinja::machinery::{CompiledTemplate, Instruction, Instructions, Span};
 use minijinja::value::{ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-/// Filters that the rewritten instructions call. No template can: the names are no words.
+/// Filters that the rewritten instructions call. Their names are no words, and a template
+/// that finds a way to call them only pays.
 pub(crate) const CHARGE: &str = "<charge>";
 pub(crate) const SETTABLE: &str = "<settable>";
 pub(crate) const MULTIPLY: &str = "<multiply>";

@@ -10,7 +10,7 @@ use crate::vocabulary::{Kind, Vocabulary};
 
 /// The merges of a file and the way it cuts text into words.
 pub(crate) struct Bpe {
-    pretokenizer: Pretokenizer,
+    pretokenizer: &'static Pretokenizer,
     /// The token of each byte, or [`NO_TOKEN`].
     bytes: [u32; 256],
     /// The rank and the result of each pair.
@@ -25,7 +25,7 @@ impl Bpe {
     pub(crate) fn from_gguf(
         meta: &Metadata,
         vocabulary: &Vocabulary,
-        row: &'static Row,
+        (row, pretokenizer): (&Row, &'static Pretokenizer),
     ) -> Result<Self, TokenizerError> {
         let mut buffer = [0; 4];
         let bytes = std::array::from_fn(|byte| {
@@ -55,7 +55,7 @@ impl Bpe {
             let result = find(&joined, MergeProblem::UnknownResult)?;
             merges.insert_first(pair(left, right), index as u32, result);
         }
-        Ok(Bpe { pretokenizer: Pretokenizer::new(row), bytes, merges, ignore_merges: row.ignore_merges })
+        Ok(Bpe { pretokenizer, bytes, merges, ignore_merges: row.ignore_merges })
     }
 
     /// Bytes that no token stands for. Text loses them.

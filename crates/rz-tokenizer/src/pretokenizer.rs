@@ -6,6 +6,8 @@
 //! linear time, whatever the text: a backtracking engine gives up on a megabyte of
 //! spaces.
 
+use std::sync::OnceLock;
+
 use regex_automata::Input;
 use regex_automata::meta::Regex;
 
@@ -140,9 +142,12 @@ pub(crate) const ROWS: &[Row] = &[
     Row { names: &["falcon"], patterns: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"], ..PLAIN },
 ];
 
-/// The row of a name.
-pub(crate) fn row(name: &str) -> Option<&'static Row> {
-    ROWS.iter().find(|row| row.names.contains(&name))
+/// The row of a name, and what cuts text its way.
+pub(crate) fn find(name: &str) -> Option<(&'static Row, &'static Pretokenizer)> {
+    /// Made once for all tokenizers: that takes longer than many texts.
+    static MADE: [OnceLock<Pretokenizer>; ROWS.len()] = [const { OnceLock::new() }; ROWS.len()];
+    let at = ROWS.iter().position(|row| row.names.contains(&name))?;
+    Some((&ROWS[at], MADE[at].get_or_init(|| Pretokenizer::new(&ROWS[at]))))
 }
 
 /// Cuts text into words.
@@ -152,7 +157,7 @@ pub(crate) struct Pretokenizer {
 
 impl Pretokenizer {
     /// The way of one row.
-    pub(crate) fn new(row: &Row) -> Self {
+    fn new(row: &Row) -> Self {
         let compile = |pattern: &&str| Splitter::new(pattern).expect("patterns of the table are valid");
         Pretokenizer { steps: row.patterns.iter().map(compile).collect() }
     }
@@ -283,8 +288,8 @@ mod tests {
         let names: Vec<_> = ROWS.iter().flat_map(|row| row.names).collect();
         for (at, name) in names.iter().enumerate() {
             assert!(!names[..at].contains(name), "{name}");
-            assert!(row(name).is_some());
+            assert!(find(name).is_some());
         }
-        assert!(row("no-such").is_none());
+        assert!(find("no-such").is_none());
     }
 }

@@ -7,7 +7,7 @@ use crate::decoder::{DecodeOptions, Decoder};
 use crate::end::{end_of_generation, token_id};
 use crate::error::TokenizerError;
 use crate::merge::Merger;
-use crate::pretokenizer::{self, ROWS};
+use crate::pretokenizer::{self, Pretokenizer, ROWS, Row};
 use crate::special::{self, Part, SpecialTokens};
 use crate::spm::{SPACE, Spm};
 use crate::vocabulary::{Kind, Vocabulary, byte_of};
@@ -78,8 +78,8 @@ impl Tokenizer {
         let (model, adds_bos) = if is_spm {
             (Model::Spm(Spm::from_gguf(meta, &vocabulary, unknown)?), true)
         } else {
-            let row = pretokenizer_row(meta, &mut warnings)?;
-            (Model::Bpe(Bpe::from_gguf(meta, &vocabulary, row)?), row.add_bos)
+            let found = pretokenizer(meta, &mut warnings)?;
+            (Model::Bpe(Bpe::from_gguf(meta, &vocabulary, found)?), found.0.add_bos)
         };
         let missing = match &model {
             Model::Bpe(bpe) => bpe.missing_bytes(),
@@ -269,11 +269,11 @@ impl Tokenizer {
     }
 }
 
-/// The row that the file names. Old files name none.
-fn pretokenizer_row(
+/// The pre-tokenizer that the file names. Old files name none.
+fn pretokenizer(
     meta: &Metadata,
     warnings: &mut Vec<String>,
-) -> Result<&'static pretokenizer::Row, TokenizerError> {
+) -> Result<(&'static Row, &'static Pretokenizer), TokenizerError> {
     let name = meta.str("tokenizer.ggml.pre")?.unwrap_or_else(|| {
         warnings.push(
             "the file names no pre-tokenizer (tokenizer.ggml.pre): the default one is used, tokens may differ"
@@ -281,7 +281,7 @@ fn pretokenizer_row(
         );
         "default"
     });
-    pretokenizer::row(name).ok_or_else(|| TokenizerError::Pretokenizer {
+    pretokenizer::find(name).ok_or_else(|| TokenizerError::Pretokenizer {
         file: meta.file().into(),
         found: name.to_owned(),
         expected: ROWS.iter().map(|row| row.names[0]).collect::<Vec<_>>().join(", "),

@@ -43,8 +43,9 @@ impl Bytes {
 pub(crate) struct Scale {
     /// `x = scale * q`.
     pub(crate) scale: f32,
-    /// `scale` times the sum of `q`: with it offsets and minimums of weights are corrected.
-    pub(crate) sum: f32,
+    /// `scale` times the sums of the first and of the second 16 `q`: with them offsets and
+    /// minimums of weights are corrected.
+    pub(crate) sums: [f32; 2],
 }
 
 impl Activations {
@@ -144,14 +145,14 @@ fn quantize_block<I: Isa>(isa: I, x: &[f32; PANEL_COLUMNS], out: &mut Bytes) -> 
         *out = Bytes::ZERO;
         // A peak that is not a number, or infinite, must stay visible in the product.
         let scale = if peak.is_finite() { 0.0 } else { f32::NAN };
-        return Scale { scale, sum: scale };
+        return Scale { scale, sums: [scale; 2] };
     }
     let (high, _) = out.high.as_chunks_mut::<LANES>();
     let (low, _) = out.low.as_chunks_mut::<LANES>();
     let first = split(isa, isa.mul(first, isa.splat(inverse)), &mut high[0], &mut low[0]);
     let second = split(isa, isa.mul(second, isa.splat(inverse)), &mut high[1], &mut low[1]);
     let scale = peak / LARGEST;
-    Scale { scale, sum: scale * (first + second) as f32 }
+    Scale { scale, sums: [scale * first as f32, scale * second as f32] }
 }
 
 // Rounds to whole numbers, stores their two bytes and returns their sum.
@@ -189,16 +190,16 @@ mod tests {
                         let at = block * width + token % q.tile_tokens();
                         let x = &x[token * columns + block * PANEL_COLUMNS..][..PANEL_COLUMNS];
                         let peak = x.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
-                        let mut sum = 0;
+                        let mut sums = [0, 0];
                         for (i, x) in x.iter().enumerate() {
                             let (high, low) = (values[at].high[i], values[at].low[i]);
                             assert!(high > -128 && low > -128);
                             let whole = 255 * i32::from(high) + i32::from(low);
-                            sum += whole;
+                            sums[i / 16] += whole;
                             let error = f64::from(*x) - f64::from(scales[at].scale) * f64::from(whole);
                             assert!(error.abs() <= 0.51 * f64::from(peak) / 32512.0, "{x} {error}");
                         }
-                        assert_eq!(scales[at].sum, scales[at].scale * sum as f32);
+                        assert_eq!(scales[at].sums, sums.map(|sum| scales[at].scale * sum as f32));
                     }
                 }
             }

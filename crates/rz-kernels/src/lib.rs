@@ -22,6 +22,6 @@ pub use ops::{
 };
 pub use panel::{PANEL_COLUMNS, PANEL_ROWS, PanelKind, PanelRef};
 pub use pool::{Pool, Team};
-pub use product::panel_product;
+pub use product::{float_panel_product, panel_product};
 pub use runtime::Runtime;
 pub use slices::{Columns, Split};

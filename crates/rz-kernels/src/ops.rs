@@ -217,7 +217,7 @@ impl Map for GeluTanh {
     // (1 + tanh(y)) / 2 is the sigmoid of 2y.
     #[inline(always)]
     fn apply<I: Isa>(self, isa: I, x: I::F32) -> I::F32 {
-        const TWICE_ROOT: f32 = 1.595_769_1;
+        const TWICE_ROOT: f32 = 1.595_769;
         let cubic = isa.mul_add(isa.mul(x, x), isa.splat(0.044715 * TWICE_ROOT), isa.splat(TWICE_ROOT));
         times_sigmoid(isa, x, isa.mul(x, cubic))
     }

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rz_kernels::{
-    Activations, Arena, Columns, Kernels, PANEL_ROWS, PanelRef, Split, Team, dot_rows, panel_product,
+    Activations, Arena, Columns, Kernels, PANEL_ROWS, PanelRef, Split, Team, dot_rows, float_panel_product,
+    panel_product,
 };
 
 use crate::{BlockFormat, DType, FormatVisitor};
@@ -19,7 +20,7 @@ pub struct Matrix {
 }
 
 enum Storage {
-    /// Sixteen rows interleaved: the fast path, with activations in 8 bits.
+    /// Sixteen rows interleaved: the fast path.
     Panels { arena: Arc<Arena>, range: Range<usize> },
     /// Blocks as they lie in the file, with activations in `f32`.
     Blocks(Box<dyn AsRef<[u8]> + Send + Sync>),
@@ -111,7 +112,7 @@ impl Matrix {
 
     /// Whether a product reads the quantized activations of its [`Input`].
     pub fn reads_quantized(&self) -> bool {
-        matches!(self.storage, Storage::Panels { .. })
+        self.panels().is_some_and(|panels| !panels.kind().is_float())
     }
 
     /// Expands row `index` into `out`: an embedding's look-up.
@@ -215,7 +216,7 @@ impl FormatVisitor for UnpackRow<'_> {
     }
 }
 
-/// The operand of products: rows of activations, as they are and in 8 bits.
+/// The operand of products: rows of activations, as they are and in 16 bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
     /// Tokens x columns.
@@ -251,6 +252,9 @@ pub fn matmul<const N: usize>(
     team.columns(splits, |which, mut out| {
         let matrix = matrices[which].expect("one matrix for each output");
         match matrix.panels() {
+            Some(panels) if panels.kind().is_float() => {
+                float_panel_product(kernels, panels, input.values, &mut out);
+            }
             Some(panels) => panel_product(kernels, panels, input.quantized, &mut out),
             None => block_product(kernels, matrix, input.values, &mut out),
         }

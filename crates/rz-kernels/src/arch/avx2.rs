@@ -48,6 +48,10 @@ impl Isa for Avx2 {
             _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())),
             _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8).cast())),
         ];
+        fn load_bf16(x: &[u16; LANES]) -> F32 = [x.as_ptr(), x.as_ptr().add(8)].map(|x| {
+            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+        });
         fn store(v: F32, out: &mut [f32; LANES]) = {
             _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
             _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
@@ -98,14 +102,28 @@ impl Isa for Avx2 {
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
         };
+        fn load_u8(x: &[u8; LANES]) -> I32 = [x.as_ptr(), x.as_ptr().add(8)]
+            .map(|x| _mm256_cvtepu8_epi32(_mm_loadl_epi64(x.cast())));
+        fn load_i8(x: &[u8; LANES]) -> I32 = [x.as_ptr(), x.as_ptr().add(8)]
+            .map(|x| _mm256_cvtepi8_epi32(_mm_loadl_epi64(x.cast())));
+        fn bits(v: I32, from: u32, count: u32) -> I32 = v.map(|v| {
+            let shifted = _mm256_srl_epi32(v, _mm_cvtsi32_si128(from as i32));
+            _mm256_and_si256(shifted, _mm256_set1_epi32((1 << count) - 1))
+        });
         fn load_bytes(x: &[u8; 64]) -> [__m256i; 2] = [
             _mm256_loadu_si256(x.as_ptr().cast()),
             _mm256_loadu_si256(x.as_ptr().add(32).cast()),
         ];
-        fn low_nibbles(v: [__m256i; 2]) -> [__m256i; 2] =
-            v.map(|v| _mm256_and_si256(v, _mm256_set1_epi8(15)));
-        fn high_nibbles(v: [__m256i; 2]) -> [__m256i; 2] =
-            v.map(|v| _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15)));
+        fn take_bits(v: [__m256i; 2], from: u32, to: u32, mask: u8) -> [__m256i; 2] = v.map(|v| {
+            let shifted = if from > to {
+                _mm256_srl_epi16(v, _mm_cvtsi32_si128((from - to) as i32))
+            } else {
+                _mm256_sll_epi16(v, _mm_cvtsi32_si128((to - from) as i32))
+            };
+            _mm256_and_si256(shifted, _mm256_set1_epi8(mask as i8))
+        });
+        fn or(a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] =
+            [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])];
         fn dot(acc: I32, w: [__m256i; 2], a: [i8; 4]) -> I32 = {
             let a = _mm256_set1_epi32(i32::from_ne_bytes(a.map(|x| x as u8)));
             [add_pairs(acc[0], w[0], a), add_pairs(acc[1], w[1], a)]

@@ -43,6 +43,9 @@ impl Isa for Avx512Vnni {
         fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         fn load(x: &[f32; LANES]) -> __m512 = _mm512_loadu_ps(x.as_ptr());
         fn load_f16(x: &[u16; LANES]) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()));
+        fn load_bf16(x: &[u16; LANES]) -> __m512 = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(
+            _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast())),
+        ));
         fn store(v: __m512, out: &mut [f32; LANES]) = _mm512_storeu_ps(out.as_mut_ptr(), v);
         fn store_f16(v: __m512, out: &mut [u16; LANES]) =
             _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtps_ph::<NEAREST>(v));
@@ -70,10 +73,22 @@ impl Isa for Avx512Vnni {
         fn sum_i32(v: __m512i) -> i32 = _mm512_reduce_add_epi32(v);
         fn store_i8(v: __m512i, out: &mut [i8; LANES]) =
             _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v));
+        fn load_u8(x: &[u8; LANES]) -> __m512i = _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+        fn load_i8(x: &[u8; LANES]) -> __m512i = _mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+        fn bits(v: __m512i, from: u32, count: u32) -> __m512i = _mm512_and_si512(
+            _mm512_srl_epi32(v, _mm_cvtsi32_si128(from as i32)),
+            _mm512_set1_epi32((1 << count) - 1),
+        );
         fn load_bytes(x: &[u8; 64]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
-        fn low_nibbles(v: __m512i) -> __m512i = _mm512_and_si512(v, _mm512_set1_epi8(15));
-        fn high_nibbles(v: __m512i) -> __m512i =
-            _mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(15));
+        fn take_bits(v: __m512i, from: u32, to: u32, mask: u8) -> __m512i = {
+            let shifted = if from > to {
+                _mm512_srl_epi16(v, _mm_cvtsi32_si128((from - to) as i32))
+            } else {
+                _mm512_sll_epi16(v, _mm_cvtsi32_si128((to - from) as i32))
+            };
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        };
+        fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         fn dot(acc: __m512i, w: __m512i, a: [i8; 4]) -> __m512i =
             _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(i32::from_ne_bytes(a.map(|x| x as u8))));
         fn dot_wide(acc: __m512i, w: __m512i, a: [i8; 4]) -> __m512i =

@@ -35,6 +35,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn load(self, x: &[f32; LANES]) -> Self::F32;
     /// Lanes from half-precision bits.
     fn load_f16(self, x: &[u16; LANES]) -> Self::F32;
+    /// Lanes from the bits of `bfloat16`.
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::F32;
     /// Lanes to memory.
     fn store(self, v: Self::F32, out: &mut [f32; LANES]);
     /// Lanes to half-precision bits, rounded to nearest even.
@@ -73,12 +75,20 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// The low byte of every lane, for lanes in `-128..=127`.
     fn store_i8(self, v: Self::I32, out: &mut [i8; LANES]);
 
+    /// Lanes from unsigned bytes.
+    fn load_u8(self, x: &[u8; LANES]) -> Self::I32;
+    /// Lanes from signed bytes.
+    fn load_i8(self, x: &[u8; LANES]) -> Self::I32;
+    /// Bits `from..from + count` of each lane, for lanes that are not negative.
+    fn bits(self, v: Self::I32, from: u32, count: u32) -> Self::I32;
+
     /// Bytes from memory.
     fn load_bytes(self, x: &[u8; 64]) -> Self::Bytes;
-    /// The low half of every byte.
-    fn low_nibbles(self, v: Self::Bytes) -> Self::Bytes;
-    /// The high half of every byte, shifted down.
-    fn high_nibbles(self, v: Self::Bytes) -> Self::Bytes;
+    /// The bits of `mask` in every byte, after the byte was shifted so that its bit `from`
+    /// lies at `to`. All bits of `mask` must come from the same byte.
+    fn take_bits(self, v: Self::Bytes, from: u32, to: u32, mask: u8) -> Self::Bytes;
+    /// The bits of either.
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// Adds to lane `i` the sum over `j < 4` of `w[4i + j] * a[j]`. Exact for weight
     /// bytes up to 127 and any activations.
     fn dot(self, acc: Self::I32, w: Self::Bytes, a: [i8; 4]) -> Self::I32;

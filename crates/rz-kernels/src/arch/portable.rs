@@ -47,6 +47,10 @@ impl Isa for Portable {
         x.map(|bits| f16::from_bits(bits).to_f32())
     }
     #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> F32 {
+        x.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+    #[inline(always)]
     fn store(self, v: F32, out: &mut [f32; LANES]) {
         *out = v;
     }
@@ -126,16 +130,29 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn load_u8(self, x: &[u8; LANES]) -> I32 {
+        x.map(i32::from)
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8; LANES]) -> I32 {
+        x.map(|b| i32::from(b as i8))
+    }
+    #[inline(always)]
+    fn bits(self, v: I32, from: u32, count: u32) -> I32 {
+        v.map(|x| x >> from & ((1 << count) - 1))
+    }
+
+    #[inline(always)]
     fn load_bytes(self, x: &[u8; 64]) -> [u8; 64] {
         *x
     }
     #[inline(always)]
-    fn low_nibbles(self, v: [u8; 64]) -> [u8; 64] {
-        v.map(|b| b & 15)
+    fn take_bits(self, v: [u8; 64], from: u32, to: u32, mask: u8) -> [u8; 64] {
+        v.map(|b| ((u32::from(b) << to) >> from) as u8 & mask)
     }
     #[inline(always)]
-    fn high_nibbles(self, v: [u8; 64]) -> [u8; 64] {
-        v.map(|b| b >> 4)
+    fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        std::array::from_fn(|i| a[i] | b[i])
     }
     #[inline(always)]
     fn dot(self, acc: I32, w: [u8; 64], a: [i8; 4]) -> I32 {

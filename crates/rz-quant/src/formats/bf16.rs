@@ -3,6 +3,8 @@
 
 use half::bf16;
 
+use rz_kernels::PanelKind;
+
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -11,6 +13,7 @@ pub struct BF16;
 impl BlockFormat for BF16 {
     type Block = [u8; 2];
     const ELEMENTS: usize = 1;
+    const PANEL: Option<PanelKind> = Some(PanelKind::Bf16);
 
     fn decode(block: &[u8; 2], out: &mut [f32]) {
         out[0] = f32::from_bits(u32::from(u16::from_le_bytes(*block)) << 16);
@@ -19,5 +22,13 @@ impl BlockFormat for BF16 {
     // Nearest even; a NaN stays a (quiet) NaN.
     fn encode(x: &[f32]) -> [u8; 2] {
         bf16::from_f32(x[0]).to_le_bytes()
+    }
+
+    fn pack(block: &[u8; 2], lane: usize, out: &mut [u8]) {
+        out[2 * lane..][..2].copy_from_slice(block);
+    }
+
+    fn unpack(panel: &[u8], lane: usize) -> [u8; 2] {
+        std::array::from_fn(|i| panel[2 * lane + i])
     }
 }

@@ -1,5 +1,5 @@
-//! What several formats share: half-precision fields, the formula of a sub-block,
-//! the limits and scales of the encoders, and the lane of a panel.
+//! What several formats share: half-precision fields, the formula of a sub-block, and
+//! the limits and scales of the encoders.
 
 use half::f16;
 
@@ -62,33 +62,6 @@ pub(super) fn range(x: &[f32]) -> (f32, f32) {
 /// `1 / d`, or 0 for a scale of 0.
 pub(super) fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
-}
-
-/// Writes four consecutive bytes of a row into each 64-byte group of a panel
-/// block: the bytes of row `lane`.
-pub(super) fn to_lane(bytes: &[u8], lane: usize, groups: &mut [u8]) {
-    for (four, group) in bytes.chunks_exact(4).zip(groups.chunks_exact_mut(64)) {
-        group[4 * lane..][..4].copy_from_slice(four);
-    }
-}
-
-/// The inverse of [`to_lane`].
-pub(super) fn from_lane<const N: usize>(groups: &[u8], lane: usize) -> [u8; N] {
-    let mut bytes = [0; N];
-    for (four, group) in bytes.chunks_exact_mut(4).zip(groups.chunks_exact(64)) {
-        four.copy_from_slice(&group[4 * lane..][..4]);
-    }
-    bytes
-}
-
-/// Writes the half-precision field of row `lane` into 32 bytes of a panel block.
-pub(super) fn half_to_lane(field: [u8; 2], lane: usize, fields: &mut [u8]) {
-    fields[2 * lane..][..2].copy_from_slice(&field);
-}
-
-/// The inverse of [`half_to_lane`].
-pub(super) fn half_from_lane(fields: &[u8], lane: usize) -> [u8; 2] {
-    [fields[2 * lane], fields[2 * lane + 1]]
 }
 
 #[cfg(test)]

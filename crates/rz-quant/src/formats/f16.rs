@@ -1,5 +1,7 @@
 //! F16: IEEE half precision, little-endian. A block is one element.
 
+use rz_kernels::PanelKind;
+
 use super::common::{half, to_half};
 use crate::BlockFormat;
 
@@ -9,6 +11,7 @@ pub struct F16;
 impl BlockFormat for F16 {
     type Block = [u8; 2];
     const ELEMENTS: usize = 1;
+    const PANEL: Option<PanelKind> = Some(PanelKind::F16);
 
     fn decode(block: &[u8; 2], out: &mut [f32]) {
         out[0] = half(*block);
@@ -17,5 +20,13 @@ impl BlockFormat for F16 {
     // Nearest even; beyond the range infinite, as IEEE 754 says.
     fn encode(x: &[f32]) -> [u8; 2] {
         to_half(x[0])
+    }
+
+    fn pack(block: &[u8; 2], lane: usize, out: &mut [u8]) {
+        out[2 * lane..][..2].copy_from_slice(block);
+    }
+
+    fn unpack(panel: &[u8], lane: usize) -> [u8; 2] {
+        std::array::from_fn(|i| panel[2 * lane + i])
     }
 }

@@ -1,5 +1,7 @@
 //! F32: IEEE single precision, little-endian. A block is one element.
 
+use rz_kernels::PanelKind;
+
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -8,6 +10,7 @@ pub struct F32;
 impl BlockFormat for F32 {
     type Block = [u8; 4];
     const ELEMENTS: usize = 1;
+    const PANEL: Option<PanelKind> = Some(PanelKind::F32);
 
     fn decode(block: &[u8; 4], out: &mut [f32]) {
         out[0] = f32::from_le_bytes(*block);
@@ -15,5 +18,13 @@ impl BlockFormat for F32 {
 
     fn encode(x: &[f32]) -> [u8; 4] {
         x[0].to_le_bytes()
+    }
+
+    fn pack(block: &[u8; 4], lane: usize, out: &mut [u8]) {
+        out[4 * lane..][..4].copy_from_slice(block);
+    }
+
+    fn unpack(panel: &[u8], lane: usize) -> [u8; 4] {
+        std::array::from_fn(|i| panel[4 * lane + i])
     }
 }

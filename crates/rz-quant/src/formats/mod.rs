@@ -4,6 +4,7 @@ mod bf16;
 mod common;
 mod f16;
 mod f32;
+mod lanes;
 mod planes;
 mod q2_k;
 mod q3_k;

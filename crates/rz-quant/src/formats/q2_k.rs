@@ -10,9 +10,10 @@
 //! `x = d * scale * q - dmin * min`, with `q` in `0..4`, `scale` and `min` in `0..16`.
 
 use bytemuck::{Pod, Zeroable};
+use rz_kernels::PanelKind;
 
 use super::common::{affine, half};
-use super::{planes, search};
+use super::{lanes, planes, search};
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -38,10 +39,10 @@ const _: () = assert!(size_of::<Block>() == 84 && align_of::<Block>() == 1);
 impl BlockFormat for Q2_K {
     type Block = Block;
     const ELEMENTS: usize = 256;
+    const PANEL: Option<PanelKind> = Some(PanelKind::Super2);
 
     fn decode(block: &Block, out: &mut [f32]) {
-        let mut q = [0; 256];
-        planes::read::<2, 32>(&block.qs, 0, &mut q);
+        let q = quants(block);
         let (d, dmin) = (half(block.d), half(block.dmin));
         for ((q, out), s) in
             q.as_chunks::<16>().0.iter().zip(out[..256].as_chunks_mut::<16>().0).zip(block.scales)
@@ -59,4 +60,31 @@ impl BlockFormat for Q2_K {
             dmin: found.dmin,
         }
     }
+
+    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+        let (header, planes) = out.split_at_mut(320);
+        lanes::store_half(block.d, lane, &mut header[..32]);
+        lanes::store_half(block.dmin, lane, &mut header[32..64]);
+        lanes::store_bytes(&block.scales, lane, &mut header[64..]);
+        lanes::store::<2, 0>(&quants(block), lane, planes);
+    }
+
+    fn unpack(panel: &[u8], lane: usize) -> Block {
+        let (header, planes) = panel.split_at(320);
+        let q: [u8; 256] = lanes::load::<2, 0, 256>(planes, lane);
+        Block {
+            scales: lanes::load_bytes(&header[64..], lane),
+            qs: planes::write::<2, 32, 64>(&q, 0),
+            d: lanes::load_half(&header[..32], lane),
+            dmin: lanes::load_half(&header[32..64], lane),
+        }
+    }
+}
+
+/// The values of the elements.
+#[inline(always)]
+fn quants(block: &Block) -> [u8; 256] {
+    let mut q = [0; 256];
+    planes::read::<2, 32>(&block.qs, 0, &mut q);
+    q
 }

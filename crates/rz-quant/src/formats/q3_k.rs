@@ -11,9 +11,10 @@
 //! `x = d * (scale - 32) * (q - 4)`, with `q` in `0..8` and `scale` in `0..64`.
 
 use bytemuck::{Pod, Zeroable};
+use rz_kernels::PanelKind;
 
 use super::common::{centred, half};
-use super::{planes, search};
+use super::{lanes, planes, search};
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -41,11 +42,10 @@ const _: () = assert!(size_of::<Block>() == 110 && align_of::<Block>() == 1);
 impl BlockFormat for Q3_K {
     type Block = Block;
     const ELEMENTS: usize = 256;
+    const PANEL: Option<PanelKind> = Some(PanelKind::Super3);
 
     fn decode(block: &Block, out: &mut [f32]) {
-        let mut q = [0; 256];
-        planes::read::<2, 32>(&block.qs, 0, &mut q);
-        planes::read::<1, 32>(&block.hmask, 2, &mut q);
+        let q = quants(block);
         let mut scales = [0; 16];
         planes::read::<4, 8>(&block.scales_low, 0, &mut scales);
         planes::read::<2, 4>(&block.scales_high, 4, &mut scales);
@@ -67,4 +67,34 @@ impl BlockFormat for Q3_K {
             d: found.d,
         }
     }
+
+    // The file's own bytes of scales, eight and four, are what the panel interleaves.
+    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+        let (header, planes) = out.split_at_mut(224);
+        lanes::store_half(block.d, lane, &mut header[..32]);
+        lanes::store_bytes(&block.scales_low, lane, &mut header[32..160]);
+        lanes::store_bytes(&block.scales_high, lane, &mut header[160..]);
+        lanes::store::<2, 1>(&quants(block), lane, planes);
+    }
+
+    fn unpack(panel: &[u8], lane: usize) -> Block {
+        let (header, planes) = panel.split_at(224);
+        let q: [u8; 256] = lanes::load::<2, 1, 256>(planes, lane);
+        Block {
+            hmask: planes::write::<1, 32, 32>(&q, 2),
+            qs: planes::write::<2, 32, 64>(&q, 0),
+            scales_low: lanes::load_bytes(&header[32..160], lane),
+            scales_high: lanes::load_bytes(&header[160..], lane),
+            d: lanes::load_half(&header[..32], lane),
+        }
+    }
+}
+
+/// The values of the elements.
+#[inline(always)]
+fn quants(block: &Block) -> [u8; 256] {
+    let mut q = [0; 256];
+    planes::read::<2, 32>(&block.qs, 0, &mut q);
+    planes::read::<1, 32>(&block.hmask, 2, &mut q);
+    q
 }

@@ -10,9 +10,8 @@
 use bytemuck::{Pod, Zeroable};
 use rz_kernels::PanelKind;
 
-use super::common::{
-    HALF_MAX, from_lane, half, half_from_lane, half_to_lane, inverse, limited, peak, to_half, to_lane,
-};
+use super::common::{HALF_MAX, half, inverse, limited, peak, to_half};
+use super::{lanes, planes};
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -55,13 +54,16 @@ impl BlockFormat for Q4_0 {
     }
 
     fn pack(block: &Block, lane: usize, out: &mut [u8]) {
-        let (scales, groups) = out.split_at_mut(32);
-        half_to_lane(block.d, lane, scales);
-        to_lane(&block.qs, lane, groups);
+        let mut q = [0; 32];
+        planes::read::<4, 16>(&block.qs, 0, &mut q);
+        let (scales, planes) = out.split_at_mut(32);
+        lanes::store_half(block.d, lane, scales);
+        lanes::store::<4, 0>(&q, lane, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {
-        let (scales, groups) = panel.split_at(32);
-        Block { d: half_from_lane(scales, lane), qs: from_lane(groups, lane) }
+        let (scales, planes) = panel.split_at(32);
+        let q: [u8; 32] = lanes::load::<4, 0, 32>(planes, lane);
+        Block { d: lanes::load_half(scales, lane), qs: planes::write::<4, 16, 16>(&q, 0) }
     }
 }

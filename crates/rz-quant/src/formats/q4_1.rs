@@ -11,9 +11,8 @@
 use bytemuck::{Pod, Zeroable};
 use rz_kernels::PanelKind;
 
-use super::common::{
-    HALF_MAX, from_lane, half, half_from_lane, half_to_lane, inverse, limited, range, to_half, to_lane,
-};
+use super::common::{HALF_MAX, half, inverse, limited, range, to_half};
+use super::{lanes, planes};
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -59,18 +58,21 @@ impl BlockFormat for Q4_1 {
     }
 
     fn pack(block: &Block, lane: usize, out: &mut [u8]) {
-        let (fields, groups) = out.split_at_mut(64);
-        half_to_lane(block.d, lane, &mut fields[..32]);
-        half_to_lane(block.m, lane, &mut fields[32..]);
-        to_lane(&block.qs, lane, groups);
+        let mut q = [0; 32];
+        planes::read::<4, 16>(&block.qs, 0, &mut q);
+        let (fields, planes) = out.split_at_mut(64);
+        lanes::store_half(block.d, lane, &mut fields[..32]);
+        lanes::store_half(block.m, lane, &mut fields[32..]);
+        lanes::store::<4, 0>(&q, lane, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {
-        let (fields, groups) = panel.split_at(64);
+        let (fields, planes) = panel.split_at(64);
+        let q: [u8; 32] = lanes::load::<4, 0, 32>(planes, lane);
         Block {
-            d: half_from_lane(&fields[..32], lane),
-            m: half_from_lane(&fields[32..], lane),
-            qs: from_lane(groups, lane),
+            d: lanes::load_half(&fields[..32], lane),
+            m: lanes::load_half(&fields[32..], lane),
+            qs: planes::write::<4, 16, 16>(&q, 0),
         }
     }
 }

@@ -14,9 +14,10 @@
 //! `j + 8` the low four bits of `scale[j + 4]`, then those of `min[j + 4]`.
 
 use bytemuck::{Pod, Zeroable};
+use rz_kernels::PanelKind;
 
 use super::common::{affine, half};
-use super::{planes, search};
+use super::{lanes, planes, search};
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -42,10 +43,10 @@ const _: () = assert!(size_of::<Block>() == 144 && align_of::<Block>() == 1);
 impl BlockFormat for Q4_K {
     type Block = Block;
     const ELEMENTS: usize = 256;
+    const PANEL: Option<PanelKind> = Some(PanelKind::Super4);
 
     fn decode(block: &Block, out: &mut [f32]) {
-        let mut q = [0; 256];
-        planes::read::<4, 32>(&block.qs, 0, &mut q);
+        let q = quants(block);
         let (d, dmin) = (half(block.d), half(block.dmin));
         let (scales, mins) = planes::read_scales(&block.scales);
         let sub_blocks = q.as_chunks::<32>().0.iter().zip(out[..256].as_chunks_mut::<32>().0);
@@ -63,4 +64,36 @@ impl BlockFormat for Q4_K {
             qs: planes::write::<4, 32, 128>(&found.q, 0),
         }
     }
+
+    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+        let (header, planes) = out.split_at_mut(320);
+        let (scales, mins) = planes::read_scales(&block.scales);
+        lanes::store_half(block.d, lane, &mut header[..32]);
+        lanes::store_half(block.dmin, lane, &mut header[32..64]);
+        lanes::store_bytes(&scales, lane, &mut header[64..192]);
+        lanes::store_bytes(&mins, lane, &mut header[192..]);
+        lanes::store::<4, 0>(&quants(block), lane, planes);
+    }
+
+    fn unpack(panel: &[u8], lane: usize) -> Block {
+        let (header, planes) = panel.split_at(320);
+        let q: [u8; 256] = lanes::load::<4, 0, 256>(planes, lane);
+        Block {
+            d: lanes::load_half(&header[..32], lane),
+            dmin: lanes::load_half(&header[32..64], lane),
+            scales: planes::write_scales(
+                &lanes::load_bytes(&header[64..192], lane),
+                &lanes::load_bytes(&header[192..], lane),
+            ),
+            qs: planes::write::<4, 32, 128>(&q, 0),
+        }
+    }
+}
+
+/// The values of the elements.
+#[inline(always)]
+fn quants(block: &Block) -> [u8; 256] {
+    let mut q = [0; 256];
+    planes::read::<4, 32>(&block.qs, 0, &mut q);
+    q
 }

@@ -9,9 +9,10 @@
 //! `x = d * (q - 16)`, with `q` in `0..32`.
 
 use bytemuck::{Pod, Zeroable};
+use rz_kernels::PanelKind;
 
 use super::common::{HALF_MAX, centred, half, inverse, limited, peak, to_half};
-use super::planes;
+use super::{lanes, planes};
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -35,6 +36,7 @@ const _: () = assert!(size_of::<Block>() == 22 && align_of::<Block>() == 1);
 impl BlockFormat for Q5_0 {
     type Block = Block;
     const ELEMENTS: usize = 32;
+    const PANEL: Option<PanelKind> = Some(PanelKind::Bits5);
 
     fn decode(block: &Block, out: &mut [f32]) {
         let mut q = [0; 32];
@@ -50,5 +52,24 @@ impl BlockFormat for Q5_0 {
         let id = inverse(d);
         let q = x.map(|v| ((v * id + 16.5) as u8).min(31));
         Block { d: to_half(d), qh: planes::write::<1, 1, 4>(&q, 4), qs: planes::write::<4, 16, 16>(&q, 0) }
+    }
+
+    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+        let mut q = [0; 32];
+        planes::read::<4, 16>(&block.qs, 0, &mut q);
+        planes::read::<1, 1>(&block.qh, 4, &mut q);
+        let (scales, planes) = out.split_at_mut(32);
+        lanes::store_half(block.d, lane, scales);
+        lanes::store::<4, 1>(&q, lane, planes);
+    }
+
+    fn unpack(panel: &[u8], lane: usize) -> Block {
+        let (scales, planes) = panel.split_at(32);
+        let q: [u8; 32] = lanes::load::<4, 1, 32>(planes, lane);
+        Block {
+            d: lanes::load_half(scales, lane),
+            qh: planes::write::<1, 1, 4>(&q, 4),
+            qs: planes::write::<4, 16, 16>(&q, 0),
+        }
     }
 }

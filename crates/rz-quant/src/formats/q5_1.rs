@@ -10,9 +10,10 @@
 //! `x = d * q + m`, with `q` in `0..32`.
 
 use bytemuck::{Pod, Zeroable};
+use rz_kernels::PanelKind;
 
 use super::common::{HALF_MAX, affine, half, inverse, limited, range, to_half};
-use super::planes;
+use super::{lanes, planes};
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -38,6 +39,7 @@ const _: () = assert!(size_of::<Block>() == 24 && align_of::<Block>() == 1);
 impl BlockFormat for Q5_1 {
     type Block = Block;
     const ELEMENTS: usize = 32;
+    const PANEL: Option<PanelKind> = Some(PanelKind::Bits5Min);
 
     fn decode(block: &Block, out: &mut [f32]) {
         let mut q = [0; 32];
@@ -56,6 +58,27 @@ impl BlockFormat for Q5_1 {
         Block {
             d: to_half(d),
             m: to_half(m),
+            qh: planes::write::<1, 1, 4>(&q, 4),
+            qs: planes::write::<4, 16, 16>(&q, 0),
+        }
+    }
+
+    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+        let mut q = [0; 32];
+        planes::read::<4, 16>(&block.qs, 0, &mut q);
+        planes::read::<1, 1>(&block.qh, 4, &mut q);
+        let (fields, planes) = out.split_at_mut(64);
+        lanes::store_half(block.d, lane, &mut fields[..32]);
+        lanes::store_half(block.m, lane, &mut fields[32..]);
+        lanes::store::<4, 1>(&q, lane, planes);
+    }
+
+    fn unpack(panel: &[u8], lane: usize) -> Block {
+        let (fields, planes) = panel.split_at(64);
+        let q: [u8; 32] = lanes::load::<4, 1, 32>(planes, lane);
+        Block {
+            d: lanes::load_half(&fields[..32], lane),
+            m: lanes::load_half(&fields[32..], lane),
             qh: planes::write::<1, 1, 4>(&q, 4),
             qs: planes::write::<4, 16, 16>(&q, 0),
         }

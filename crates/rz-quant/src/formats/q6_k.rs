@@ -10,9 +10,10 @@
 //! `x = d * scale * (q - 32)`, with `q` in `0..64` and `scale` in `-128..128`.
 
 use bytemuck::{Pod, Zeroable};
+use rz_kernels::PanelKind;
 
 use super::common::{centred, half};
-use super::{planes, search};
+use super::{lanes, planes, search};
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -38,11 +39,10 @@ const _: () = assert!(size_of::<Block>() == 210 && align_of::<Block>() == 1);
 impl BlockFormat for Q6_K {
     type Block = Block;
     const ELEMENTS: usize = 256;
+    const PANEL: Option<PanelKind> = Some(PanelKind::Super6);
 
     fn decode(block: &Block, out: &mut [f32]) {
-        let mut q = [0; 256];
-        planes::read::<4, 64>(&block.ql, 0, &mut q);
-        planes::read::<2, 32>(&block.qh, 4, &mut q);
+        let q = quants(block);
         let d = half(block.d);
         for ((q, out), s) in
             q.as_chunks::<16>().0.iter().zip(out[..256].as_chunks_mut::<16>().0).zip(block.scales)
@@ -60,4 +60,31 @@ impl BlockFormat for Q6_K {
             d: found.d,
         }
     }
+
+    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+        let (header, planes) = out.split_at_mut(288);
+        lanes::store_half(block.d, lane, &mut header[..32]);
+        lanes::store_bytes(&block.scales.map(|scale| scale as u8), lane, &mut header[32..]);
+        lanes::store::<4, 2>(&quants(block), lane, planes);
+    }
+
+    fn unpack(panel: &[u8], lane: usize) -> Block {
+        let (header, planes) = panel.split_at(288);
+        let q: [u8; 256] = lanes::load::<4, 2, 256>(planes, lane);
+        Block {
+            ql: planes::write::<4, 64, 128>(&q, 0),
+            qh: planes::write::<2, 32, 64>(&q, 4),
+            scales: lanes::load_bytes(&header[32..], lane).map(|scale| scale as i8),
+            d: lanes::load_half(&header[..32], lane),
+        }
+    }
+}
+
+/// The values of the elements.
+#[inline(always)]
+fn quants(block: &Block) -> [u8; 256] {
+    let mut q = [0; 256];
+    planes::read::<4, 64>(&block.ql, 0, &mut q);
+    planes::read::<2, 32>(&block.qh, 4, &mut q);
+    q
 }

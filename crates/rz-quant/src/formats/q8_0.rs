@@ -10,9 +10,8 @@
 use bytemuck::{Pod, Zeroable};
 use rz_kernels::PanelKind;
 
-use super::common::{
-    HALF_MAX, from_lane, half, half_from_lane, half_to_lane, inverse, limited, peak, to_half, to_lane,
-};
+use super::common::{HALF_MAX, half, inverse, limited, peak, to_half};
+use super::lanes;
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -51,14 +50,16 @@ impl BlockFormat for Q8_0 {
     }
 
     // A panel holds q + 128, which flips the sign bit.
+
     fn pack(block: &Block, lane: usize, out: &mut [u8]) {
-        let (scales, groups) = out.split_at_mut(32);
-        half_to_lane(block.d, lane, scales);
-        to_lane(&block.qs.map(|q| q as u8 ^ 0x80), lane, groups);
+        let (scales, planes) = out.split_at_mut(32);
+        lanes::store_half(block.d, lane, scales);
+        lanes::store::<8, 0>(&block.qs.map(|q| q as u8 ^ 0x80), lane, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {
-        let (scales, groups) = panel.split_at(32);
-        Block { d: half_from_lane(scales, lane), qs: from_lane(groups, lane).map(|q| (q ^ 0x80) as i8) }
+        let (scales, planes) = panel.split_at(32);
+        let q: [u8; 32] = lanes::load::<8, 0, 32>(planes, lane);
+        Block { d: lanes::load_half(scales, lane), qs: q.map(|q| (q ^ 0x80) as i8) }
     }
 }

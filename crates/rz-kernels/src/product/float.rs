@@ -1,0 +1,98 @@
+//! Products of matrices in floating point, with the activations as they are.
+
+use super::{store, with_tokens};
+use crate::{Columns, Isa, PANEL_ROWS, PanelRef};
+
+/// A type of weight.
+pub(super) trait Element {
+    /// 16-bit units of sixteen rows' weights in one column.
+    const UNITS: usize;
+    /// Sixteen rows' weights.
+    fn load<I: Isa>(isa: I, units: &[u16]) -> I::F32;
+}
+
+pub(super) struct Half;
+pub(super) struct Brain;
+pub(super) struct Single;
+
+impl Element for Half {
+    const UNITS: usize = 16;
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, units: &[u16]) -> I::F32 {
+        isa.load_f16(units.first_chunk().expect("sixteen rows"))
+    }
+}
+
+impl Element for Brain {
+    const UNITS: usize = 16;
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, units: &[u16]) -> I::F32 {
+        isa.load_bf16(units.first_chunk().expect("sixteen rows"))
+    }
+}
+
+impl Element for Single {
+    const UNITS: usize = 32;
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, units: &[u16]) -> I::F32 {
+        let units: &[u16; 32] = units.first_chunk().expect("sixteen rows");
+        // Two halves of a little-endian number stand in order.
+        isa.load(bytemuck::cast_slice::<u16, f32>(units).first_chunk().expect("sixteen rows"))
+    }
+}
+
+const TILE: usize = 8;
+
+#[inline(always)]
+pub(super) fn panels<I: Isa, E: Element>(isa: I, weights: PanelRef<'_>, x: &[f32], out: &mut Columns<'_>) {
+    let columns = out.columns();
+    let width = weights.columns();
+    for first in columns.clone().step_by(PANEL_ROWS) {
+        let panel = weights.panel(first / PANEL_ROWS);
+        let at = first - columns.start..(first - columns.start + PANEL_ROWS).min(columns.len());
+        for (index, x) in x.chunks(TILE * width).enumerate() {
+            let place = (index * TILE, at.clone());
+            with_tokens!(x.len() / width, one_tile::<I, E>(isa, panel, x, width, out, place));
+        }
+    }
+}
+
+// Two sums a token, for even and odd columns, so that additions overlap.
+#[inline(always)]
+fn one_tile<I: Isa, E: Element, const N: usize>(
+    isa: I,
+    panel: &[u16],
+    x: &[f32],
+    width: usize,
+    out: &mut Columns<'_>,
+    (token, columns): (usize, std::ops::Range<usize>),
+) {
+    const BLOCK: usize = 16;
+    let mut sums = [[isa.splat(0.0); 2]; N];
+    let mut rows = [(&[][..], &[][..]); N];
+    for (row, x) in rows.iter_mut().zip(x.chunks_exact(width)) {
+        *row = x.as_chunks::<BLOCK>();
+    }
+    let mut blocks = panel.chunks_exact(BLOCK * E::UNITS);
+    for (i, block) in blocks.by_ref().enumerate() {
+        let mut x = [&[0.0; BLOCK]; N];
+        for t in 0..N {
+            x[t] = &rows[t].0[i];
+        }
+        for (k, w) in block.chunks_exact(E::UNITS).enumerate() {
+            let w = E::load(isa, w);
+            for t in 0..N {
+                sums[t][k % 2] = isa.mul_add(w, isa.splat(x[t][k]), sums[t][k % 2]);
+            }
+        }
+    }
+    for (k, w) in blocks.remainder().chunks_exact(E::UNITS).enumerate() {
+        let w = E::load(isa, w);
+        for t in 0..N {
+            sums[t][k % 2] = isa.mul_add(w, isa.splat(rows[t].1[k]), sums[t][k % 2]);
+        }
+    }
+    for (t, [even, odd]) in sums.into_iter().enumerate() {
+        store(isa, isa.add(even, odd), &mut out.row(token + t)[columns.clone()]);
+    }
+}

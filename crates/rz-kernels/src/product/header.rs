@@ -1,0 +1,136 @@
+//! Headers of panel blocks: the scale and the offset of each sub-block.
+
+use crate::Isa;
+
+/// What a kind's header says. `weight = scale * q + offset` for every sub-block.
+pub(super) trait Header {
+    /// 16-bit units of the header.
+    const UNITS: usize;
+    /// Blocks of 32 columns that one header serves.
+    const STEPS: usize;
+    /// Sub-blocks of 32 columns: 1, or 2 of 16.
+    const PARTS: usize;
+    /// Whether `q` takes all 8 bits.
+    const WIDE: bool = false;
+
+    /// Scale and offset of sub-block `index`, for sixteen rows.
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32);
+}
+
+/// `scale * (q - CENTRE)`.
+pub(super) struct Centred<const CENTRE: i32>;
+
+impl<const CENTRE: i32> Header for Centred<CENTRE> {
+    const UNITS: usize = 16;
+    const STEPS: usize = 1;
+    const PARTS: usize = 1;
+    const WIDE: bool = CENTRE == 128;
+
+    #[inline(always)]
+    fn at<I: Isa>(isa: I, header: &[u16], _index: usize) -> (I::F32, I::F32) {
+        let scale = isa.load_f16(halves(header, 0));
+        // Of wide values the instruction set takes a part off itself.
+        let centre = if Self::WIDE { CENTRE - I::WIDE_OFFSET } else { CENTRE };
+        (scale, isa.mul(scale, isa.splat(-centre as f32)))
+    }
+}
+
+/// `scale * q + minimum`.
+pub(super) struct Minimum;
+
+impl Header for Minimum {
+    const UNITS: usize = 32;
+    const STEPS: usize = 1;
+    const PARTS: usize = 1;
+
+    #[inline(always)]
+    fn at<I: Isa>(isa: I, header: &[u16], _index: usize) -> (I::F32, I::F32) {
+        (isa.load_f16(halves(header, 0)), isa.load_f16(halves(header, 1)))
+    }
+}
+
+/// `d * scale * q - dmin * min`, scales and minimums in four bits.
+pub(super) struct ScaleMinNibbles;
+
+impl Header for ScaleMinNibbles {
+    const UNITS: usize = 32 + 128;
+    const STEPS: usize = 8;
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32) {
+        let both = isa.load_u8(bytes(&header[32..], index));
+        scale_min(isa, header, isa.bits(both, 0, 4), isa.bits(both, 4, 4))
+    }
+}
+
+/// `d * scale * q - dmin * min`, scales and minimums in a byte each.
+pub(super) struct ScaleMinBytes;
+
+impl Header for ScaleMinBytes {
+    const UNITS: usize = 32 + 128;
+    const STEPS: usize = 8;
+    const PARTS: usize = 1;
+
+    #[inline(always)]
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32) {
+        let scale = isa.load_u8(bytes(&header[32..], index));
+        let minimum = isa.load_u8(bytes(&header[32..], 8 + index));
+        scale_min(isa, header, scale, minimum)
+    }
+}
+
+#[inline(always)]
+fn scale_min<I: Isa>(isa: I, header: &[u16], scale: I::I32, minimum: I::I32) -> (I::F32, I::F32) {
+    let d = isa.load_f16(halves(header, 0));
+    let dmin = isa.load_f16(halves(header, 1));
+    let minimum = isa.mul(dmin, isa.to_f32(minimum));
+    (isa.mul(d, isa.to_f32(scale)), isa.sub(isa.splat(0.0), minimum))
+}
+
+/// `d * (scale - 32) * (q - 4)`, scales in six bits.
+pub(super) struct SixBitScales;
+
+impl Header for SixBitScales {
+    const UNITS: usize = 16 + 64 + 32;
+    const STEPS: usize = 8;
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32) {
+        let low = isa.load_u8(bytes(&header[16..], index % 8));
+        let low = isa.to_f32(isa.bits(low, 4 * (index as u32 / 8), 4));
+        let high = isa.load_u8(bytes(&header[16 + 64..], index % 4));
+        let high = isa.to_f32(isa.bits(high, 2 * (index as u32 / 4), 2));
+        let scale = isa.sub(isa.mul_add(high, isa.splat(16.0), low), isa.splat(32.0));
+        let scale = isa.mul(isa.load_f16(halves(header, 0)), scale);
+        (scale, isa.mul(scale, isa.splat(-4.0)))
+    }
+}
+
+/// `d * scale * (q - 32)`, scales in a signed byte.
+pub(super) struct SignedScales;
+
+impl Header for SignedScales {
+    const UNITS: usize = 16 + 128;
+    const STEPS: usize = 8;
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32) {
+        let scale = isa.to_f32(isa.load_i8(bytes(&header[16..], index)));
+        let scale = isa.mul(isa.load_f16(halves(header, 0)), scale);
+        (scale, isa.mul(scale, isa.splat(-32.0)))
+    }
+}
+
+#[inline(always)]
+fn halves(header: &[u16], index: usize) -> &[u16; 16] {
+    header[16 * index..].first_chunk().expect("a whole header")
+}
+
+#[inline(always)]
+fn bytes(units: &[u16], index: usize) -> &[u8; 16] {
+    let units: &[u16; 8] = units[8 * index..].first_chunk().expect("a whole header");
+    bytemuck::cast_ref(units)
+}

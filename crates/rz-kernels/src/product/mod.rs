@@ -1,0 +1,123 @@
+//! Products of packed matrices with activations.
+//!
+//! One loop serves every kind, number of tokens and instruction set: a panel block
+//! meets the same columns of up to eight tokens. A token's result does not depend on the
+//! tokens beside it: its sums are formed in order of the columns.
+
+mod float;
+mod header;
+mod quantized;
+
+use crate::{Activations, Columns, Isa, Kernels, PANEL_ROWS, PanelKind, PanelRef, SimdOp};
+
+/// Fills `out`, a share of the product of `weights` with every token of `x`: row
+/// `t`, column `r` becomes the dot product of row `r` of the matrix with token `t`.
+///
+/// # Panics
+/// When the kind is one of the float kinds, the shapes do not fit, or the share does not
+/// start at a whole panel.
+pub fn panel_product(kernels: Kernels, weights: PanelRef<'_>, x: &Activations, out: &mut Columns<'_>) {
+    assert_eq!(weights.columns(), x.columns(), "columns of the matrix and of the activations");
+    assert_eq!(out.rows(), x.tokens(), "tokens of the output and of the activations");
+    check_share(weights, out);
+    kernels.run(Quantized { weights, x, out });
+}
+
+/// As [`panel_product`] for the float kinds, with the activations as they are: `x` is
+/// tokens x columns.
+///
+/// # Panics
+/// As [`panel_product`].
+pub fn float_panel_product(kernels: Kernels, weights: PanelRef<'_>, x: &[f32], out: &mut Columns<'_>) {
+    assert_eq!(x.len(), out.rows() * weights.columns(), "tokens of the output and of the activations");
+    check_share(weights, out);
+    kernels.run(Float { weights, x, out });
+}
+
+fn check_share(weights: PanelRef<'_>, out: &Columns<'_>) {
+    let columns = out.columns();
+    assert!(columns.start.is_multiple_of(PANEL_ROWS) && columns.end <= weights.rows(), "{columns:?}");
+}
+
+struct Quantized<'a, 'b> {
+    weights: PanelRef<'a>,
+    x: &'a Activations,
+    out: &'a mut Columns<'b>,
+}
+
+impl SimdOp for Quantized<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        use header::{Centred, Minimum, ScaleMinBytes, ScaleMinNibbles, SignedScales, SixBitScales};
+        use quantized::panels;
+        let Quantized { weights, x, out } = self;
+        match weights.kind() {
+            PanelKind::Bits4 => panels::<I, Centred<8>, 4, 0>(isa, weights, x, out),
+            PanelKind::Bits4Min => panels::<I, Minimum, 4, 0>(isa, weights, x, out),
+            PanelKind::Bits5 => panels::<I, Centred<16>, 4, 1>(isa, weights, x, out),
+            PanelKind::Bits5Min => panels::<I, Minimum, 4, 1>(isa, weights, x, out),
+            PanelKind::Bits8 => panels::<I, Centred<128>, 8, 0>(isa, weights, x, out),
+            PanelKind::Super2 => panels::<I, ScaleMinNibbles, 2, 0>(isa, weights, x, out),
+            PanelKind::Super3 => panels::<I, SixBitScales, 2, 1>(isa, weights, x, out),
+            PanelKind::Super4 => panels::<I, ScaleMinBytes, 4, 0>(isa, weights, x, out),
+            PanelKind::Super5 => panels::<I, ScaleMinBytes, 4, 1>(isa, weights, x, out),
+            PanelKind::Super6 => panels::<I, SignedScales, 4, 2>(isa, weights, x, out),
+            PanelKind::F16 | PanelKind::Bf16 | PanelKind::F32 => unreachable!("a float kind"),
+        }
+    }
+}
+
+struct Float<'a, 'b> {
+    weights: PanelRef<'a>,
+    x: &'a [f32],
+    out: &'a mut Columns<'b>,
+}
+
+impl SimdOp for Float<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Float { weights, x, out } = self;
+        match weights.kind() {
+            PanelKind::F16 => float::panels::<I, float::Half>(isa, weights, x, out),
+            PanelKind::Bf16 => float::panels::<I, float::Brain>(isa, weights, x, out),
+            PanelKind::F32 => float::panels::<I, float::Single>(isa, weights, x, out),
+            _ => unreachable!("not a float kind"),
+        }
+    }
+}
+
+/// Writes sixteen rows' sums, of which the matrix has `width`, for one token.
+#[inline(always)]
+fn store<I: Isa>(isa: I, sum: I::F32, out: &mut [f32]) {
+    match out.as_chunks_mut() {
+        ([whole], []) => isa.store(sum, whole),
+        _ => {
+            let mut whole = [0.0; PANEL_ROWS];
+            isa.store(sum, &mut whole);
+            let width = out.len();
+            out.copy_from_slice(&whole[..width]);
+        }
+    }
+}
+
+/// Runs `$call` with `N` as the number of tokens, 1 to 8.
+macro_rules! with_tokens {
+    ($tokens:expr, $call:ident::<$($generic:tt),*>($($argument:expr),*)) => {
+        match $tokens {
+            1 => $call::<$($generic),*, 1>($($argument),*),
+            2 => $call::<$($generic),*, 2>($($argument),*),
+            3 => $call::<$($generic),*, 3>($($argument),*),
+            4 => $call::<$($generic),*, 4>($($argument),*),
+            5 => $call::<$($generic),*, 5>($($argument),*),
+            6 => $call::<$($generic),*, 6>($($argument),*),
+            7 => $call::<$($generic),*, 7>($($argument),*),
+            8 => $call::<$($generic),*, 8>($($argument),*),
+            n => unreachable!("a tile of {n} tokens"),
+        }
+    };
+}
+use with_tokens;

@@ -127,6 +127,9 @@ pub(crate) struct Generate {
     /// Go on after tokens that end a generation
     #[arg(long)]
     pub(crate) ignore_eos: bool,
+    /// Show tokens that steer the model, such as <|im_end|>, in the answer
+    #[arg(long)]
+    pub(crate) special: bool,
     /// The same seed and prompt give the same answer [default: random, shown by --stats]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,

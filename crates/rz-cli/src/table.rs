@@ -1,7 +1,5 @@
 //! Columns of text, aligned.
 
-use std::fmt::Write as _;
-
 /// How the cells of a column stand.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Align {
@@ -10,6 +8,9 @@ pub(crate) enum Align {
     /// Numbers.
     Right,
 }
+
+/// Cells that are wider than this stand out of line, so that one does not make all rows long.
+const WIDEST: usize = 64;
 
 /// Rows of cells, the first of them the heading. Put text of unknown width in the last column.
 pub(crate) struct Table {
@@ -34,16 +35,19 @@ impl Table {
 
     /// The lines of the table.
     pub(crate) fn render(&self) -> String {
-        let width =
-            |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let width = |column: usize| {
+            let widths = self.rows.iter().map(|row| row[column].chars().count());
+            widths.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+        };
         let widths: Vec<usize> = (0..self.align.len()).map(width).collect();
         let mut text = String::new();
         for row in &self.rows {
             let mut line = String::new();
-            for ((cell, &width), align) in row.iter().zip(&widths).zip(&self.align) {
-                let _ = match align {
-                    Align::Left => write!(line, "{cell:<width$}  "),
-                    Align::Right => write!(line, "{cell:>width$}  "),
+            for ((cell, width), align) in row.iter().zip(&widths).zip(&self.align) {
+                let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
+                line += &match align {
+                    Align::Left => format!("{cell}{padding}  "),
+                    Align::Right => format!("{padding}{cell}  "),
                 };
             }
             text.push_str(line.trim_end());
@@ -80,6 +84,14 @@ mod tests {
         table.row(["7".into(), "é".into()]);
         table.row(["1234".into(), "a b".into()]);
         assert_eq!(table.render(), "  id  text\n   7  é\n1234  a b\n");
+    }
+
+    #[test]
+    fn a_very_wide_cell_widens_no_other() {
+        let mut table = Table::new(&[("a", Align::Left), ("b", Align::Left)]);
+        table.row(["x".repeat(100_000), "y".into()]);
+        table.row(["z".into(), "y".into()]);
+        assert_eq!(table.render(), format!("a  b\n{}  y\nz  y\n", "x".repeat(100_000)));
     }
 
     #[test]

@@ -59,8 +59,8 @@ impl Bpe {
     }
 
     /// Bytes that no token stands for. Text loses them.
-    pub(crate) fn missing_bytes(&self) -> usize {
-        self.bytes.iter().filter(|&&token| token == NO_TOKEN).count()
+    pub(crate) fn missing_bytes(&self) -> Vec<u8> {
+        (0..=255).filter(|&byte| self.bytes[usize::from(byte)] == NO_TOKEN).collect()
     }
 
     /// Appends the tokens of `text`.

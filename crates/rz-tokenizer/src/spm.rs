@@ -53,8 +53,8 @@ impl Spm {
     }
 
     /// Bytes that no token stands for. Characters that need one become unknown.
-    pub(crate) fn missing_bytes(&self) -> usize {
-        self.bytes.iter().filter(|&&token| token == NO_TOKEN).count()
+    pub(crate) fn missing_bytes(&self) -> Vec<u8> {
+        (0..=255).filter(|&byte| self.bytes[usize::from(byte)] == NO_TOKEN).collect()
     }
 
     /// Appends the tokens of `text`; `at_start` says whether it starts a text.

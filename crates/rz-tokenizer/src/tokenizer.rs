@@ -85,8 +85,11 @@ impl Tokenizer {
             Model::Bpe(bpe) => bpe.missing_bytes(),
             Model::Spm(spm) => spm.missing_bytes(),
         };
+        let missing = missing.into_iter().filter(|byte| is_of_text(*byte)).count();
         if missing > 0 {
-            warnings.push(format!("the vocabulary has no token for {missing} of the 256 byte values"));
+            warnings.push(format!(
+                "the vocabulary has no token for {missing} of the byte values that text is made of"
+            ));
         }
         let mut adds = |key, default, token: Option<u32>, name| -> Result<bool, TokenizerError> {
             let adds = meta.bool(key)?.unwrap_or(default);
@@ -286,6 +289,12 @@ fn pretokenizer(
         found: name.to_owned(),
         expected: ROWS.iter().map(|row| row.names[0]).collect::<Vec<_>>().join(", "),
     })
+}
+
+/// Whether a byte occurs in text: no control character, and no part of one that no one has assigned.
+/// Vocabularies that were made from text alone do without the others.
+fn is_of_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~' | 0x80..=0xbf | 0xc2..=0xf0 | 0xf3)
 }
 
 /// Which special tokens swallow the white space after them. Files do not say; of the

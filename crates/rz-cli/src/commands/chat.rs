@@ -168,6 +168,7 @@ impl Chat<'_> {
         request.max_tokens = generate.max_tokens;
         request.stop = &generate.stop;
         request.ignore_eos = generate.ignore_eos;
+        request.decode.special = generate.special;
         request.cancel = Some(listening.flag());
         let answer = answer::generate(self.session.generate(self.tokenizer, request)?, Some(out))?;
         drop(listening);

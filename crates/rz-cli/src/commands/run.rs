@@ -58,6 +58,7 @@ pub(crate) fn run(args: &RunArgs, common: &Common, out: &Out, started: Instant) 
     request.max_tokens = args.generate.max_tokens;
     request.stop = &args.generate.stop;
     request.ignore_eos = args.generate.ignore_eos;
+    request.decode.special = args.generate.special;
     request.cancel = Some(listening.flag());
     let answer = answer::generate(session.generate(&tokenizer, request)?, (!args.json).then_some(out))?;
 

@@ -151,7 +151,8 @@ fn read_block(
         match read(false)? {
             Some(Entered::Line(line)) => text.push_str(&line),
             Some(Entered::Abandoned) => return Ok(Some(String::new())),
-            None => return Ok(Some(text)),
+            // What was opened and never closed ends with the input.
+            None => return Ok(Some(text.trim_end_matches('\n').to_owned())),
         }
     }
 }
@@ -182,7 +183,7 @@ mod tests {
     fn lines_stand_alone_unless_they_go_on() {
         assert_eq!(blocks(&["one", "two"]), ["one", "two"]);
         assert_eq!(blocks(&["one\\", "two\\", "three", "four"]), ["one\ntwo\nthree", "four"]);
-        assert_eq!(blocks(&["open\\"]), ["open\n"]);
+        assert_eq!(blocks(&["open\\"]), ["open"]);
     }
 
     #[test]

@@ -25,6 +25,13 @@ pub(crate) fn ci() -> Result<()> {
     run(Command::new("bash").arg(".ci/run"))
 }
 
+/// The models of loom, in a target folder of their own: every crate is compiled otherwise.
+pub(crate) fn loom() -> Result<()> {
+    let mut command = cargo();
+    command.env("RUSTFLAGS", "--cfg loom").args(["test", "--target-dir", "target/loom"]);
+    run(command.args(["--package", "rz-kernels", "--lib", "pool::regions::models"]))
+}
+
 /// Line coverage of the tests.
 pub(crate) fn coverage(arguments: &[String]) -> Result<()> {
     if !has_subcommand("llvm-cov") {

@@ -49,6 +49,8 @@ enum Chore {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Try every order of events of the worker pool's protocol (a minute, most of it compiling)
+    Loom,
     /// Measure which lines the tests run
     Coverage {
         /// Arguments for `cargo llvm-cov`, such as `--html` or `-p rz-store`
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(),
         Chore::Ci => cargo::ci(),
         Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Chore::Loom => cargo::loom(),
         Chore::Coverage { arguments } => cargo::coverage(&arguments),
     };
     match done {

@@ -25,3 +25,8 @@ pub use pool::{Pool, Team};
 pub use product::{float_panel_product, panel_product};
 pub use runtime::Runtime;
 pub use slices::{Columns, Split};
+
+// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,24 +7,24 @@
 //!
 //! A region's tasks are dealt by a counter. A worker that is not running when a
 //! region starts (another process has its core) is not waited for: the region is
-//! over when no task is left and everybody who entered has left.
+//! over when no task is left and everybody who entered has left. How that is done is
+//! the business of `regions`, and what it rests on is checked there.
 
-use std::cell::{Cell, UnsafeCell};
+mod regions;
+mod sync;
+
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-/// How long a worker spins for the next region before it yields, and yields before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
-const YIELD: Duration = Duration::from_micros(200);
+use regions::{OnDrop, Regions};
+use sync::{Mutex, lock};
 
 /// A fixed number of threads: the caller's own and `threads - 1` workers.
 pub struct Pool {
     threads: usize,
     workers: Option<rayon::ThreadPool>,
-    shared: Shared,
+    regions: Regions,
     // One step at a time: a second caller waits.
     step: Mutex<()>,
 }
@@ -33,7 +33,7 @@ pub struct Pool {
 ///
 /// A task cannot hold a `Team` (it is not `Sync`), so regions never nest.
 pub struct Team<'p> {
-    shared: &'p Shared,
+    regions: &'p Regions,
     threads: usize,
     not_sync: PhantomData<Cell<()>>,
 }
@@ -55,7 +55,7 @@ impl Pool {
                     .map_err(std::io::Error::other)?,
             ),
         };
-        Ok(Pool { threads, workers, shared: Shared::new(), step: Mutex::new(()) })
+        Ok(Pool { threads, workers, regions: Regions::new(), step: Mutex::new(()) })
     }
 
     /// The number of threads, the caller's included.
@@ -69,13 +69,13 @@ impl Pool {
     /// When `f` or a task panics. Calling it from within a task deadlocks.
     pub fn step<R>(&self, f: impl FnOnce(&Team<'_>) -> R) -> R {
         let _one_at_a_time = lock(&self.step);
-        let team = Team { shared: &self.shared, threads: self.threads, not_sync: PhantomData };
+        let team = Team { regions: &self.regions, threads: self.threads, not_sync: PhantomData };
         let Some(workers) = &self.workers else { return f(&team) };
-        self.shared.stop.store(false, Ordering::Relaxed);
+        self.regions.start();
         workers.in_place_scope(|scope| {
-            scope.spawn_broadcast(|_, _| self.shared.work());
+            scope.spawn_broadcast(|_, _| self.regions.work());
             // Also when `f` panics: the scope waits for the workers.
-            let _stop = OnDrop(|| self.shared.stop());
+            let _stop = OnDrop(|| self.regions.stop());
             f(&team)
         })
     }
@@ -95,7 +95,7 @@ impl Team<'_> {
         if self.threads == 1 || tasks <= 1 {
             return (0..tasks).for_each(task);
         }
-        self.shared.region(tasks, task);
+        self.regions.run(tasks, task);
     }
 
     /// Cuts `0..len` into ranges of a multiple of `grain` (the last may be shorter)
@@ -116,191 +116,13 @@ impl Team<'_> {
     }
 }
 
-type Task<'t> = &'t (dyn Fn(usize) + Sync);
-
-/// A region's work: where the next task's number is drawn, and the task.
-struct Region {
-    tasks: usize,
-    task: Task<'static>,
-}
-
-struct Shared {
-    /// Region number in the high half, [`CLOSED`], and the number of workers inside.
-    state: AtomicU64,
-    region: UnsafeCell<Option<Region>>,
-    next: AtomicUsize,
-    panicked: AtomicBool,
-    stop: AtomicBool,
-    sleepers: Mutex<usize>,
-    wake: Condvar,
-}
-
-const REGION: u64 = 1 << 32;
-const CLOSED: u64 = 1 << 31;
-const INSIDE: u64 = CLOSED - 1;
-
-// SAFETY: `region` is written only by the step's own thread while the state is
-// closed and nobody is inside, and read only by workers that are inside.
-#[allow(unsafe_code)]
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn new() -> Shared {
-        Shared {
-            state: AtomicU64::new(CLOSED),
-            region: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            sleepers: Mutex::new(0),
-            wake: Condvar::new(),
-        }
-    }
-
-    fn region(&self, tasks: usize, task: Task<'_>) {
-        // SAFETY: only the lifetime changes. The borrow outlives every use: `close`
-        // below runs before this function returns or unwinds, and waits until no
-        // worker is inside.
-        #[allow(unsafe_code)]
-        let task = unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) };
-        // SAFETY: the state is closed and nobody is inside (see `close`), and only
-        // the step's own thread comes here.
-        #[allow(unsafe_code)]
-        unsafe {
-            *self.region.get() = Some(Region { tasks, task });
-        }
-        self.next.store(0, Ordering::Relaxed);
-        let number = (self.state.load(Ordering::Relaxed) / REGION) as u32;
-        self.state.store(u64::from(number.wrapping_add(1)) * REGION, Ordering::SeqCst);
-        if *lock(&self.sleepers) > 0 {
-            self.wake.notify_all();
-        }
-        let close = OnDrop(|| self.close());
-        self.deal(tasks, task);
-        drop(close);
-        if self.panicked.swap(false, Ordering::Relaxed) {
-            panic!("a worker thread panicked in a parallel region");
-        }
-    }
-
-    fn deal(&self, tasks: usize, task: Task<'_>) {
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= tasks {
-                return;
-            }
-            task(i);
-        }
-    }
-
-    // Lets nobody in any more and waits for those inside.
-    fn close(&self) {
-        self.state.fetch_or(CLOSED, Ordering::AcqRel);
-        let mut wait = Wait::new();
-        while self.state.load(Ordering::Acquire) & INSIDE != 0 {
-            wait.pause();
-        }
-    }
-
-    fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let _guard = lock(&self.sleepers);
-        self.wake.notify_all();
-    }
-
-    // A worker's life during a step.
-    fn work(&self) {
-        let mut wait = Wait::new();
-        // The region this worker has left: its tasks are dealt, open or not.
-        let mut left = None;
-        while !self.stop.load(Ordering::SeqCst) {
-            let state = self.state.load(Ordering::SeqCst);
-            if state & CLOSED == 0 && left != Some(state / REGION) {
-                if self.enter(state) {
-                    left = Some(state / REGION);
-                    wait = Wait::new();
-                }
-            } else if !wait.pause() {
-                self.sleep();
-                wait = Wait::new();
-            }
-        }
-    }
-
-    // Enters the region that `state` describes, shares its tasks and leaves once
-    // they are dealt. False when the region has changed meanwhile.
-    fn enter(&self, state: u64) -> bool {
-        if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            return false;
-        }
-        let _leave = OnDrop(|| {
-            self.state.fetch_sub(1, Ordering::Release);
-        });
-        // SAFETY: this thread is counted inside, so the region is not replaced.
-        #[allow(unsafe_code)]
-        let region = unsafe { (*self.region.get()).as_ref() };
-        if let Some(region) = region {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                self.deal(region.tasks, region.task);
-            }));
-            if result.is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
-            }
-        }
-        true
-    }
-
-    fn sleep(&self) {
-        let mut sleepers = lock(&self.sleepers);
-        *sleepers += 1;
-        // Checked under the lock that a waker takes after it has published.
-        if !self.stop.load(Ordering::SeqCst) && self.state.load(Ordering::SeqCst) & CLOSED != 0 {
-            sleepers = self.wake.wait(sleepers).unwrap_or_else(PoisonError::into_inner);
-        }
-        *sleepers -= 1;
-    }
-}
-
-/// Spins, then yields; says when it is time to sleep.
-struct Wait {
-    turns: u32,
-    since: Option<Instant>,
-}
-
-impl Wait {
-    fn new() -> Wait {
-        Wait { turns: 0, since: None }
-    }
-
-    // The clock is looked at now and then only: reading it costs more than a turn.
-    fn pause(&mut self) -> bool {
-        self.turns += 1;
-        std::hint::spin_loop();
-        if !self.turns.is_multiple_of(64) {
-            return true;
-        }
-        let waited = self.since.get_or_insert_with(Instant::now).elapsed();
-        if waited > SPIN {
-            std::thread::yield_now();
-        }
-        waited <= SPIN + YIELD
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct OnDrop<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
-}
-
-#[cfg(test)]
+// Not under loom, whose primitives exist within its models only.
+#[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    use super::sync::{SPIN, YIELD};
     use super::*;
 
     #[test]
@@ -359,6 +181,19 @@ mod tests {
             });
             assert_eq!(sum.load(Ordering::Relaxed), 45);
         }
+    }
+
+    #[test]
+    fn panics_of_several_threads_are_those_of_one_region() {
+        let pool = Pool::new(3).unwrap();
+        pool.step(|team| {
+            for _ in 0..100 {
+                // Quiet: without a message.
+                let all_fail = || team.run(10, &|_| std::panic::resume_unwind(Box::new(())));
+                assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(all_fail)).is_err());
+                team.run(10, &|_| ());
+            }
+        });
     }
 
     #[test]

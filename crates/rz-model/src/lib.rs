@@ -5,6 +5,7 @@ mod attend;
 mod batch;
 mod cpu;
 mod error;
+mod folder;
 mod kv;
 mod layout;
 mod origin;

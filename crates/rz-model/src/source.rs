@@ -1,8 +1,9 @@
 //! The kinds of model files.
 
-use rz_formats::Gguf;
+use rz_formats::{Gguf, ModelFolder};
 
 use crate::ModelError;
+use crate::folder::FolderOrigin;
 use crate::origin::Origin;
 
 /// An opened model file.
@@ -10,6 +11,14 @@ use crate::origin::Origin;
 pub enum Source<'a> {
     /// A GGUF file, or the shards of one.
     Gguf(&'a Gguf),
+    /// A folder as published on Hugging Face.
+    Folder(&'a ModelFolder),
+}
+
+impl<'a> From<&'a ModelFolder> for Source<'a> {
+    fn from(folder: &'a ModelFolder) -> Source<'a> {
+        Source::Folder(folder)
+    }
 }
 
 impl<'a> From<&'a Gguf> for Source<'a> {
@@ -25,6 +34,7 @@ impl Source<'_> {
     ) -> Result<T, ModelError> {
         match self {
             Source::Gguf(gguf) => work(gguf),
+            Source::Folder(folder) => work(&FolderOrigin::new(folder)?),
         }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test program uses its own part of this.
 
 pub(crate) mod bad;
+pub(crate) mod recorded;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -63,4 +63,3 @@ pub(crate) fn check_real_model(file: &str, reference: &str, options: LoadOptions
         }
     }
 }
-

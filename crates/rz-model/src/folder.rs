@@ -68,7 +68,7 @@ impl<'a> FolderOrigin<'a> {
                 config.values.insert((*key).to_owned(), Json::from(*value));
             }
         }
-        config.check_unsupported()?;
+        config.check_unsupported(layout)?;
         config.check_activation(layout.activations)?;
         let metadata = config.metadata(family, layout)?;
         let tied = config.bool("tie_word_embeddings")?.unwrap_or(layout.tied);
@@ -194,8 +194,11 @@ impl Config<'_> {
         value.as_bool().map(Some).ok_or_else(|| self.refuse(key, value, "true or false"))
     }
 
-    fn check_unsupported(&self) -> Result<(), ModelError> {
+    fn check_unsupported(&self, layout: &Layout) -> Result<(), ModelError> {
         for (key, neutral) in UNSUPPORTED {
+            if layout.keys.iter().any(|(_, own)| own == key) {
+                continue;
+            }
             let Some(value) = self.get(key) else { continue };
             let set = match value {
                 Json::Bool(set) => *set,

@@ -265,7 +265,7 @@ impl Config<'_> {
             value.as_f64().filter(|x| x.fract() == 0.0 && (0.0..9e15).contains(x)).map(|x| x as u64)
         });
         match (whole, value.as_f64()) {
-            (Some(whole), _) if !key.ends_with("_eps") && !key.ends_with("epsilon") => Ok(Value::U64(whole)),
+            (Some(whole), _) => Ok(Value::U64(whole)),
             (_, Some(number)) => Ok(Value::F32(number as f32)),
             _ => Err(self.refuse(key, value, "a number")),
         }

@@ -120,9 +120,18 @@ impl<'a> Keys<'a> {
         }
     }
 
+    // JSON does not tell 50 from 50.0.
+    fn number(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        let key = self.key(name);
+        match self.metadata().get(&key).and_then(Value::integer) {
+            Some(whole) => Ok(Some(whole as f32)),
+            None => Ok(self.metadata().f32(&key)?),
+        }
+    }
+
     /// A positive, finite number; 0 counts as absent.
     pub(crate) fn positive(&self, name: &str) -> Result<Option<f32>, ModelError> {
-        match self.metadata().f32(&self.key(name))? {
+        match self.number(name)? {
             None | Some(0.0) => Ok(None),
             Some(value) if value > 0.0 && value.is_finite() => Ok(Some(value)),
             Some(value) => Err(self.refuse(name, value, "a positive number")),
@@ -178,7 +187,10 @@ impl<'a> Keys<'a> {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
             NormKind::Layer => "attention.layer_norm_epsilon",
         };
-        let epsilon = self.metadata().require_f32(&self.key(name))?;
+        let epsilon = match self.number(name)? {
+            Some(epsilon) => epsilon,
+            None => self.metadata().require_f32(&self.key(name))?,
+        };
         if !(epsilon > 0.0 && epsilon.is_finite()) {
             return Err(self.refuse(name, epsilon, "a positive number"));
         }
@@ -285,13 +297,12 @@ impl<'a> Keys<'a> {
 
     // Writers put a type without a factor, and factors of 0 and 1, where there is no scaling.
     fn rope_scaling(&self) -> Result<f32, ModelError> {
-        let metadata = self.metadata();
-        let factor = match metadata.f32(&self.key("rope.scaling.factor"))? {
+        let factor = match self.number("rope.scaling.factor")? {
             Some(factor) => Some(factor),
-            None => metadata.f32(&self.key("rope.scale_linear"))?,
+            None => self.number("rope.scale_linear")?,
         };
         let Some(factor) = factor.filter(|factor| *factor != 0.0 && *factor != 1.0) else { return Ok(1.0) };
-        match metadata.str(&self.key("rope.scaling.type"))? {
+        match self.metadata().str(&self.key("rope.scaling.type"))? {
             None | Some("linear") if factor.is_finite() && factor > 0.0 => Ok(factor),
             None | Some("linear") => Err(self.refuse("rope.scaling.factor", factor, "a positive number")),
             Some("none") => Ok(1.0),

@@ -2,6 +2,7 @@
 //!
 //! A family is one file and one row of [`ARCHS`].
 
+mod gemma2;
 mod gemma3;
 mod gpt2;
 mod keys;
@@ -24,7 +25,8 @@ pub struct Arch {
 }
 
 /// Every family that can be run.
-pub const ARCHS: &[Arch] = &[llama::ARCH, qwen2::ARCH, qwen3::ARCH, phi2::ARCH, gemma3::ARCH, gpt2::ARCH];
+pub const ARCHS: &[Arch] =
+    &[llama::ARCH, qwen2::ARCH, qwen3::ARCH, phi2::ARCH, gemma2::ARCH, gemma3::ARCH, gpt2::ARCH];
 
 /// What a file says of its model.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ pub(crate) fn store(common: &Common) -> Result<Store, Failure> {
         Some(folder) if !folder.as_os_str().is_empty() => folder.clone(),
         _ => folders()?.cache_dir().join("rz"),
     };
-    let mut config = Config::from_lookup(root, |name| std::env::var(name).ok());
+    let mut config = Config::from_lookup(root, crate::variable);
     config.offline |= common.offline;
     Ok(Store::new(config))
 }

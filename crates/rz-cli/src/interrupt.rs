@@ -15,7 +15,7 @@ pub(crate) fn install() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
         let heard = LISTENING.load(Ordering::SeqCst) && !REQUESTED.swap(true, Ordering::SeqCst);
         if !heard {
-            std::process::exit(INTERRUPTED.into());
+            crate::end_at_once(INTERRUPTED);
         }
     })
     .map_err(|error| Failure::other(format!("cannot handle Ctrl-C: {error}")))

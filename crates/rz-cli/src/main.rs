@@ -28,3 +28,13 @@ fn main() -> ExitCode {
         Err(failure) => failure.report(),
     }
 }
+
+/// A variable of the environment, where it has one that is text.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Ends the process without looking back.
+fn end_at_once(code: u8) -> ! {
+    std::process::exit(code.into())
+}

@@ -17,7 +17,7 @@ use self::input::{Input, Line};
 use crate::answer::{self, Answer, Circumstances};
 use crate::args::{Common, Compute, Generate};
 use crate::failure::Failure;
-use crate::interrupt::Listening;
+use crate::interrupt::{self, Listening};
 use crate::terminal::{self, Out};
 use crate::{model, prompt};
 
@@ -44,6 +44,8 @@ A message that begins with / is written //. Ctrl-C stops an answer.";
 
 /// Talks until there is nothing more to say.
 pub(crate) fn chat(args: &ChatArgs, common: &Common, out: &Out) -> Result<(), Failure> {
+    let mut input = Input::new(!args.no_history)?;
+    interrupt::install()?;
     args.generate.sampling.chain()?;
     let runtime = common.runtime()?;
     let gguf = model::open(common)?;
@@ -71,7 +73,7 @@ pub(crate) fn chat(args: &ChatArgs, common: &Common, out: &Out) -> Result<(), Fa
     if args.generate.system.is_some() {
         chat.rendered_with(&Message::new("user", "?"))?;
     }
-    chat.talk(&mut Input::new(!args.no_history)?, out)
+    chat.talk(&mut input, out)
 }
 
 struct Chat<'a> {

@@ -26,7 +26,10 @@ use crate::terminal::Out;
 pub(crate) fn execute(cli: Cli, started: Instant) -> Result<(), Failure> {
     let common = &cli.common;
     let out = &Out::new();
-    interrupt::install()?;
+    // The line editor of a conversation takes the signals first.
+    if !matches!(cli.command, Some(Command::Chat(_))) {
+        interrupt::install()?;
+    }
     match &cli.command {
         None => out.text(&Cli::command().render_help().to_string()),
         Some(Command::Run(args)) => run::run(args, common, out, started),

@@ -14,12 +14,12 @@ use serde_json::Value;
 const TOO_LONG: Duration = Duration::from_secs(300);
 
 /// The real model.
-pub fn model() -> PathBuf {
+pub(crate) fn model() -> PathBuf {
     fixture("SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
 /// The command, in an environment of its own: no network, an empty store, no input.
-pub fn rz() -> Command {
+pub(crate) fn rz() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rz"));
     for variable in
         ["RZ_MODEL", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY"]
@@ -31,19 +31,19 @@ pub fn rz() -> Command {
 }
 
 /// Runs a command to its end, however that is.
-pub fn output(command: Command, input: &[u8]) -> Output {
+pub(crate) fn output(command: Command, input: &[u8]) -> Output {
     let mut command = assert_cmd::Command::from_std(command);
     command.timeout(TOO_LONG).write_stdin(input);
     command.output().expect("rz can be started")
 }
 
 /// Runs `rz` with these arguments, which must succeed, and gives its standard output.
-pub fn stdout<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
+pub(crate) fn stdout<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
     stdout_of(arguments, b"")
 }
 
 /// As [`stdout`], with input.
-pub fn stdout_of<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: &[u8]) -> String {
+pub(crate) fn stdout_of<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input: &[u8]) -> String {
     let mut command = rz();
     command.args(arguments);
     let output = output(command, input);
@@ -52,14 +52,14 @@ pub fn stdout_of<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, input:
 }
 
 /// As [`stdout`], for a command that prints JSON.
-pub fn json<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Value {
+pub(crate) fn json<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Value {
     let text = stdout(arguments);
     assert_eq!(text.lines().count(), 1, "{text}");
     serde_json::from_str(&text).expect("JSON")
 }
 
 /// Runs a command that must be refused, and gives its message: one line, exit code 2, and nothing else.
-pub fn refusal(command: Command, input: &[u8]) -> String {
+pub(crate) fn refusal(command: Command, input: &[u8]) -> String {
     let output = output(command, input);
     let message = String::from_utf8(output.stderr.clone()).expect("text");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -70,12 +70,12 @@ pub fn refusal(command: Command, input: &[u8]) -> String {
 }
 
 /// `--model` and the path.
-pub fn with_model(path: &Path) -> [&OsStr; 2] {
+pub(crate) fn with_model(path: &Path) -> [&OsStr; 2] {
     [OsStr::new("--model"), path.as_os_str()]
 }
 
 /// The ids in a JSON array.
-pub fn ids(value: &Value) -> Vec<u32> {
+pub(crate) fn ids(value: &Value) -> Vec<u32> {
     let ids = value.as_array().expect("an array").iter();
     ids.map(|id| id.as_u64().expect("an id") as u32).collect()
 }

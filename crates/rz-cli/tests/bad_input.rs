@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -30,8 +29,8 @@ fn run(file: &Path, more: &[&str]) -> Command {
         }
         command = shell;
     }
-    command.args([OsStr::new("run"), OsStr::new("-n"), OsStr::new("1"), OsStr::new("-m"), file.as_os_str()]);
-    command.args(more).arg("a b");
+    // Stacks of many threads would count as address space, too.
+    command.args(["run", "-n", "1", "-t", "2", "-m"]).arg(file).args(more).arg("a b");
     command
 }
 
@@ -364,12 +363,13 @@ fn prompts_that_cannot_be_used() {
 #[test]
 fn contexts_that_cannot_be() {
     let folder = tempfile::tempdir().expect("a folder");
-    let tiny = TinyLlama { context: 1 << 29, ..TinyLlama::default() }.write(folder.path());
+    let large = TinyLlama { context: 1 << 30, kv_heads: 4, head_size: 128, ..TinyLlama::default() };
+    let tiny = large.write(folder.path());
     let tiny = tiny.to_str().expect("a path");
     if cfg!(target_os = "linux") {
-        // Two layers of two heads of 16 keys and 16 values: 256 bytes a token in f16.
-        let message = usage(&["run", "-m", tiny, "-c", "536870912", "--no-template", "x"], b"");
-        assert!(message.contains("give --ctx"), "{message}");
+        // Two layers of four heads of 128 keys and 128 values: 4 KiB a token in f16, 4 TiB in all.
+        let message = usage(&["run", "-m", tiny, "-c", "1073741824", "--no-template", "x"], b"");
+        assert!(message.contains("4.4 TB") && message.contains("give --ctx"), "{message}");
         assert_eq!(usage(&["run", "-m", tiny, "-c", "0", "--no-template", "x"], b""), message);
     }
 }

@@ -98,21 +98,26 @@ impl<'a> FolderOrigin<'a> {
     }
 
     // The folder's own name of a canonical tensor, and how it differs.
-    fn find(&self, name: &str) -> Option<(&Tensor, Differs)> {
+    fn own(&self, name: &str) -> Option<(String, Differs)> {
         let (stem, kind) = name.rsplit_once('.')?;
-        let (own, differs) = match stem.strip_prefix("blk.") {
+        let named = |list: &[(&str, &'static str, Differs)], stem: &str| {
+            list.iter().find(|(canonical, _, _)| *canonical == stem).map(|(_, own, differs)| (*own, *differs))
+        };
+        match stem.strip_prefix("blk.") {
             Some(rest) => {
                 let (index, stem) = rest.split_once('.')?;
-                let (_, own, differs) =
-                    self.layout.layer.iter().find(|(canonical, _, _)| *canonical == stem)?;
-                (format!("{}.{index}.{own}.{kind}", self.layout.layers), *differs)
+                let (own, differs) = named(self.layout.layer, stem)?;
+                Some((format!("{}.{index}.{own}.{kind}", self.layout.layers), differs))
             }
             None => {
-                let (_, own, differs) =
-                    self.layout.others.iter().find(|(canonical, _, _)| *canonical == stem)?;
-                (format!("{own}.{kind}"), *differs)
+                let (own, differs) = named(self.layout.others, stem)?;
+                Some((format!("{own}.{kind}"), differs))
             }
-        };
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<(&Tensor, Differs)> {
+        let (own, differs) = self.own(name)?;
         let tensors = self.folder.tensors();
         // Base models are published without the name of the part that holds them.
         let tensor = tensors.tensor(&own).or_else(|| tensors.tensor(own.split_once('.')?.1))?;
@@ -153,6 +158,10 @@ impl Origin for FolderOrigin<'_> {
 
     fn names(&self) -> Vec<String> {
         self.folder.tensors().tensors().map(|tensor| tensor.name().to_owned()).collect()
+    }
+
+    fn tensor_name(&self, name: &str) -> String {
+        self.own(name).map_or_else(|| name.to_owned(), |(own, _)| own)
     }
 
     fn key_name(&self, key: &str) -> String {

@@ -19,6 +19,11 @@ pub(crate) trait Origin {
     /// The names that the file itself gives its tensors.
     fn names(&self) -> Vec<String>;
 
+    /// What the file itself calls a tensor.
+    fn tensor_name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
     /// What the file itself calls a hyper-parameter.
     fn key_name(&self, key: &str) -> String {
         key.to_owned()

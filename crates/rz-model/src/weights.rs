@@ -65,6 +65,22 @@ pub(crate) fn load(
     exact: bool,
     progress: LoadProgress<'_>,
 ) -> Result<(Weights<Matrix>, Vec<String>), ModelError> {
+    let (plan, unused) = plan(origin, spec)?;
+    let mut matrices = materialise(plan, runtime, exact, progress)?.into_iter();
+    let weights = build(origin, spec, &mut HashSet::new(), &mut |_, _, _| {
+        Ok(matrices.next().expect("the second walk visits what the first has planned"))
+    })?;
+    Ok((weights, unused))
+}
+
+/// Checks that the tensors that `spec` asks for are there, of the right shape and of types
+/// that are supported, without loading any. Returns the names of the others.
+pub(crate) fn check(origin: &dyn Origin, spec: &ModelSpec) -> Result<Vec<String>, ModelError> {
+    Ok(plan(origin, spec)?.1)
+}
+
+// What there is to load, in order of use, and the names of the tensors that nobody reads.
+fn plan(origin: &dyn Origin, spec: &ModelSpec) -> Result<(Vec<Planned>, Vec<String>), ModelError> {
     let mut plan = Vec::new();
     let mut used = HashSet::new();
     if let Some(piece) = origin.tensor("rope_freqs.weight") {
@@ -74,12 +90,8 @@ pub(crate) fn load(
         plan.push(Planned { dtype: piece.dtype()?, piece, rows, columns });
         Ok(())
     })?;
-    let mut matrices = materialise(plan, runtime, exact, progress)?.into_iter();
-    let weights = build(origin, spec, &mut used, &mut |_, _, _| {
-        Ok(matrices.next().expect("the second walk visits what the first has planned"))
-    })?;
     let unused = origin.names().into_iter().filter(|name| !used.contains(name)).collect();
-    Ok((weights, unused))
+    Ok((plan, unused))
 }
 
 struct Planned {
@@ -245,7 +257,7 @@ impl<M> Walk<'_, M> {
     fn tensor(&mut self, name: &str) -> Result<Piece, ModelError> {
         let Some(piece) = self.origin.tensor(name) else {
             let file = self.origin.metadata().file().to_owned();
-            return Err(ModelError::MissingTensor { file, tensor: name.to_owned() });
+            return Err(ModelError::MissingTensor { file, tensor: self.origin.tensor_name(name) });
         };
         self.used.insert(piece.tensor.name().to_owned());
         Ok(piece)
@@ -257,7 +269,7 @@ impl<M> Walk<'_, M> {
 
     fn rows(&mut self, name: &str, all: usize, columns: usize, range: Range<usize>) -> Result<M, ModelError> {
         let mut piece = self.tensor(name)?;
-        check_shape(&piece, name, &[columns as u64, all as u64])?;
+        check_shape(&piece, &[columns as u64, all as u64])?;
         let rows = range.len();
         piece.rows = Some(range);
         (self.matrix)(piece, rows, columns)
@@ -265,7 +277,7 @@ impl<M> Walk<'_, M> {
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let piece = self.tensor(name)?;
-        vector(&piece, name, len)
+        vector(&piece, len)
     }
 
     fn norm(&mut self, stem: &str, kind: NormKind, len: usize) -> Result<NormWeights, ModelError> {
@@ -288,8 +300,8 @@ impl<M> Walk<'_, M> {
 }
 
 /// The values of a vector of `len` elements.
-pub(crate) fn vector(piece: &Piece, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
-    check_shape(piece, name, &[len as u64])?;
+pub(crate) fn vector(piece: &Piece, len: usize) -> Result<Vec<f32>, ModelError> {
+    check_shape(piece, &[len as u64])?;
     let dtype = piece.dtype()?;
     let mut values = vec![0.0; len];
     match piece.change {
@@ -307,7 +319,7 @@ pub(crate) fn vector(piece: &Piece, name: &str, len: usize) -> Result<Vec<f32>, 
 }
 
 // Trailing dimensions of 1 are the same tensor.
-fn check_shape(piece: &Piece, name: &str, expected: &[u64]) -> Result<(), ModelError> {
+fn check_shape(piece: &Piece, expected: &[u64]) -> Result<(), ModelError> {
     let found = piece.shape();
     let trimmed = |shape: &[u64]| shape.iter().rposition(|&n| n != 1).map_or(0, |last| last + 1);
     if found[..trimmed(&found)] == expected[..trimmed(expected)] {
@@ -315,7 +327,7 @@ fn check_shape(piece: &Piece, name: &str, expected: &[u64]) -> Result<(), ModelE
     }
     Err(ModelError::TensorShape {
         file: piece.tensor.mapping().file().to_owned(),
-        tensor: name.to_owned(),
+        tensor: piece.tensor.name().to_owned(),
         found,
         expected: expected.to_owned(),
     })

@@ -265,7 +265,7 @@ impl<'a> Keys<'a> {
         let scaling = self.rope_scaling()?;
         let name = "rope_freqs.weight";
         let factors = match self.origin.tensor(name) {
-            Some(piece) => crate::weights::vector(&piece, name, size / 2)?,
+            Some(piece) => crate::weights::vector(&piece, size / 2)?,
             None => match self.metadata().f32s(&self.key("rope.freq_factors"))? {
                 Some(factors) if factors.len() == size / 2 => factors.into_owned(),
                 Some(factors) => {

@@ -46,6 +46,15 @@ pub fn describe<'a>(source: impl Into<Source<'a>>) -> Result<Description, ModelE
     source.into().with_origin(|origin| read(origin))
 }
 
+/// Checks, without loading anything, that a file has the tensors that its description asks
+/// for. Returns the names of the tensors that the model does not read.
+///
+/// # Errors
+/// When a tensor is missing, has another shape, or is of a type that is not supported.
+pub fn check_tensors<'a>(source: impl Into<Source<'a>>, spec: &ModelSpec) -> Result<Vec<String>, ModelError> {
+    source.into().with_origin(|origin| crate::weights::check(origin, spec))
+}
+
 pub(crate) fn read(origin: &dyn Origin) -> Result<Description, ModelError> {
     let metadata = origin.metadata();
     let name = metadata.require_str("general.architecture")?;

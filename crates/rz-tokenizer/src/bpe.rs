@@ -16,6 +16,8 @@ pub(crate) struct Bpe {
     /// The rank and the result of each pair.
     merges: PairTable,
     ignore_merges: bool,
+    /// Tokens that stand beside the vocabulary, in ascending order: no word is one of them.
+    outside: Vec<u32>,
 }
 
 const MERGES: &str = "tokenizer.ggml.merges";
@@ -27,11 +29,6 @@ impl Bpe {
         vocabulary: &Vocabulary,
         (row, pretokenizer): (&Row, &'static Pretokenizer),
     ) -> Result<Self, TokenizerError> {
-        let mut buffer = [0; 4];
-        let bytes = std::array::from_fn(|byte| {
-            let letter = letter(byte as u8).encode_utf8(&mut buffer);
-            vocabulary.token(letter.as_bytes()).unwrap_or(NO_TOKEN)
-        });
         let list = meta.require_strings(MERGES)?;
         let mut merges = PairTable::with_capacity(list.len());
         let mut joined = Vec::new();
@@ -55,7 +52,25 @@ impl Bpe {
             let result = find(&joined, MergeProblem::UnknownResult)?;
             merges.insert_first(pair(left, right), index as u32, result);
         }
-        Ok(Bpe { pretokenizer, bytes, merges, ignore_merges: row.ignore_merges })
+        Ok(Self::new(vocabulary, pretokenizer, merges, row.ignore_merges, Vec::new()))
+    }
+
+    /// Merges of [`pair`]s; `outside` has the tokens, in ascending order, that stand
+    /// beside the vocabulary.
+    pub(crate) fn new(
+        vocabulary: &Vocabulary,
+        pretokenizer: &'static Pretokenizer,
+        merges: PairTable,
+        ignore_merges: bool,
+        outside: Vec<u32>,
+    ) -> Self {
+        let mut buffer = [0; 4];
+        let bytes = std::array::from_fn(|byte| {
+            let letter = letter(byte as u8).encode_utf8(&mut buffer);
+            let token = vocabulary.token(letter.as_bytes());
+            token.filter(|token| outside.binary_search(token).is_err()).unwrap_or(NO_TOKEN)
+        });
+        Bpe { pretokenizer, bytes, merges, ignore_merges, outside }
     }
 
     /// Bytes that no token stands for. Text loses them.
@@ -78,6 +93,7 @@ impl Bpe {
                 spelled.extend(word.bytes().map(letter));
                 if let Some(token) = vocabulary.token(spelled.as_bytes())
                     && vocabulary.kind(token) != Some(Kind::Control)
+                    && self.outside.binary_search(&token).is_err()
                 {
                     ids.push(token);
                     return;
@@ -137,7 +153,8 @@ const fn byte(letter: char) -> Option<u8> {
     })
 }
 
-fn pair(left: u32, right: u32) -> u64 {
+/// The key of a pair in a table of merges.
+pub(crate) fn pair(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 

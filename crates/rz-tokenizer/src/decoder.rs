@@ -1,6 +1,7 @@
 //! From tokens back to text, one token after another.
 
 use crate::Tokenizer;
+use crate::json::Stream;
 
 /// How tokens become text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,12 +26,15 @@ pub struct Decoder<'a> {
     /// Bytes that wait for the rest of their character.
     waiting: Vec<u8>,
     text: String,
+    /// Tokens whose text depends on those before.
+    stream: Option<Stream>,
 }
 
 impl<'a> Decoder<'a> {
     pub(crate) fn new(tokenizer: &'a Tokenizer, options: DecodeOptions) -> Self {
         let at_start = !options.continues && tokenizer.adds_space();
-        Decoder { tokenizer, options, at_start, waiting: Vec::new(), text: String::new() }
+        let stream = stream(tokenizer, options);
+        Decoder { tokenizer, options, at_start, waiting: Vec::new(), text: String::new(), stream }
     }
 
     /// Takes a token and gives the text that is complete with it, often none.
@@ -52,6 +56,8 @@ impl<'a> Decoder<'a> {
     /// The decoder then starts a new text.
     pub fn finish(&mut self) -> &str {
         self.text.clear();
+        self.flush();
+        self.stream = stream(self.tokenizer, self.options);
         self.complete();
         self.text.push_str(&String::from_utf8_lossy(&self.waiting));
         self.waiting.clear();
@@ -60,6 +66,16 @@ impl<'a> Decoder<'a> {
     }
 
     fn take(&mut self, id: u32) {
+        if self.stream.is_some() && self.tokenizer.is_special(id) && !self.options.special {
+            return;
+        }
+        if let (Some(stream), Some(foreign)) = (&mut self.stream, self.tokenizer.foreign())
+            && self.tokenizer.token(id).is_some()
+        {
+            stream.push(foreign, id, &mut self.waiting);
+            return;
+        }
+        self.flush();
         let before = self.waiting.len();
         self.tokenizer.append_bytes(id, self.options.special, &mut self.waiting);
         if self.at_start && self.waiting.len() > before && self.tokenizer.bos() != Some(id) {
@@ -68,6 +84,13 @@ impl<'a> Decoder<'a> {
                 self.waiting.remove(before);
             }
             self.at_start = false;
+        }
+    }
+
+    /// Moves what the stream holds to `waiting`.
+    fn flush(&mut self) {
+        if let (Some(stream), Some(foreign)) = (&mut self.stream, self.tokenizer.foreign()) {
+            stream.finish(foreign, &mut self.waiting);
         }
     }
 
@@ -94,4 +117,13 @@ impl<'a> Decoder<'a> {
         }
         self.waiting.drain(..done);
     }
+}
+
+/// What turns tokens into text where that takes more than one of them.
+fn stream(tokenizer: &Tokenizer, options: DecodeOptions) -> Option<Stream> {
+    let foreign = tokenizer.foreign()?;
+    // Text in the middle of which the tokens go on.
+    let before = |id: &u32| tokenizer.is_ordinary(*id) && foreign.decode(&[*id]).is_ascii();
+    let before = (0..tokenizer.len() as u32).find(before).filter(|_| options.continues);
+    Some(foreign.stream(before))
 }

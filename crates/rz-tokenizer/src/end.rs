@@ -62,8 +62,18 @@ pub(crate) fn end_of_generation(
     for key in KEYS {
         ends.extend(token_id(meta, vocabulary, key)?);
     }
+    Ok(with_known(ends, vocabulary, |_| true))
+}
+
+/// These ends and those known by their text, of the tokens that `may_be` allows, in
+/// ascending order. The latter become control tokens.
+pub(crate) fn with_known(
+    mut ends: Vec<u32>,
+    vocabulary: &mut Vocabulary,
+    may_be: impl Fn(u32) -> bool,
+) -> Vec<u32> {
     let token = |text: &str| vocabulary.token(text.as_bytes());
-    let mut known: Vec<u32> = TEXTS.iter().filter_map(|text| token(text)).collect();
+    let mut known: Vec<u32> = TEXTS.iter().filter_map(|text| token(text)).filter(|&id| may_be(id)).collect();
     known.retain(|&id| {
         // HTML writes struck-out text between <s> and </s>: where these are typed as
         // text and the file names another end, they are just that.
@@ -84,7 +94,7 @@ pub(crate) fn end_of_generation(
     ends.append(&mut known);
     ends.sort_unstable();
     ends.dedup();
-    Ok(ends)
+    ends
 }
 
 /// The token that `key` names, checked against the vocabulary.

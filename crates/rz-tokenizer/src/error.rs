@@ -124,6 +124,70 @@ pub enum TokenizerError {
         /// What is wrong.
         problem: MergeProblem,
     },
+    /// A folder without a `tokenizer.json`.
+    #[error("{}: has no tokenizer.json: other files of tokenizers are not read: make it with the transformers package, or use the model with token ids", folder.display())]
+    NoTokenizerJson {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A `tokenizer.json` that cannot be understood.
+    #[error("{}: not a valid tokenizer.json: {message}", file.display())]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// A part of a `tokenizer.json` that is not supported.
+    #[error("{}: {part} is {}, which is not supported: {advice}", file.display(), Quoted(.found))]
+    Pipeline {
+        /// The file.
+        file: PathBuf,
+        /// The part.
+        part: &'static str,
+        /// What stands there.
+        found: String,
+        /// What was expected, or what to do.
+        advice: &'static str,
+    },
+    /// A value of a file beside `tokenizer.json` that is not of the right kind.
+    #[error("{}: {key} is {}, expected {expected}", file.display(), Quoted(.found))]
+    Setting {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// An id that is far beyond the number of tokens.
+    #[error("{}: the token {} has the id {id}, expected less than {limit} for {tokens} tokens", file.display(), Quoted(.text))]
+    HighId {
+        /// The file.
+        file: PathBuf,
+        /// The token.
+        text: String,
+        /// Its id.
+        id: u32,
+        /// Tokens of the vocabulary.
+        tokens: usize,
+        /// The lowest id that is refused.
+        limit: u64,
+    },
+    /// Two tokens of one id.
+    #[error("{}: the tokens {} and {} have the same id {id}", file.display(), Quoted(.first), Quoted(.second))]
+    DuplicateId {
+        /// The file.
+        file: PathBuf,
+        /// The id.
+        id: u32,
+        /// The first token.
+        first: String,
+        /// The second token.
+        second: String,
+    },
     /// A chat template that cannot be understood.
     #[error("{}: {key}, line {line}: not a valid template: {message}", file.display())]
     TemplateSyntax {

@@ -26,6 +26,7 @@ mod decoder;
 mod end;
 mod error;
 mod hash;
+mod json;
 mod merge;
 mod pretokenizer;
 mod special;
@@ -36,5 +37,6 @@ mod vocabulary;
 
 pub use decoder::{DecodeOptions, Decoder};
 pub use error::{MergeProblem, TokenizerError};
+pub use json::TokenizerFiles;
 pub use template::{ChatTemplate, LocalTime, Message, TemplateInputs};
 pub use tokenizer::{EncodeOptions, Tokenizer};

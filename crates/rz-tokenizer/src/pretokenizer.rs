@@ -24,7 +24,7 @@ pub(crate) struct Row {
     pub(crate) add_bos: bool,
 }
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -34,6 +34,8 @@ const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r
 const DEEPSEEK_LETTERS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
 const DEEPSEEK_SIGNS: &str = r"\s?[!-/:-~！-／：-～‘-‟　-。]+";
 const DIGIT: &str = r"\p{N}";
+/// The characters that [`char::is_numeric`] takes, which may know a newer Unicode.
+pub(crate) const NUMERIC: &str = r"[\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}]";
 
 /// What most rows have.
 const PLAIN: Row = Row { names: &[], patterns: &[], ignore_merges: false, add_bos: false };
@@ -51,7 +53,7 @@ pub(crate) const ROWS: &[Row] = &[
             "minerva-7b",
             "mellum2",
         ],
-        patterns: &[DIGIT, GPT2],
+        patterns: &[NUMERIC, GPT2],
         ..PLAIN
     },
     Row {
@@ -144,9 +146,18 @@ pub(crate) const ROWS: &[Row] = &[
 
 /// The row of a name, and what cuts text its way.
 pub(crate) fn find(name: &str) -> Option<(&'static Row, &'static Pretokenizer)> {
+    find_row(|row| row.names.contains(&name))
+}
+
+/// What cuts text by these patterns, one after another.
+pub(crate) fn find_patterns(patterns: &[&str]) -> Option<&'static Pretokenizer> {
+    find_row(|row| row.patterns == patterns).map(|(_, found)| found)
+}
+
+fn find_row(is_it: impl Fn(&Row) -> bool) -> Option<(&'static Row, &'static Pretokenizer)> {
     /// Made once for all tokenizers: that takes longer than many texts.
     static MADE: [OnceLock<Pretokenizer>; ROWS.len()] = [const { OnceLock::new() }; ROWS.len()];
-    let at = ROWS.iter().position(|row| row.names.contains(&name))?;
+    let at = ROWS.iter().position(is_it)?;
     Some((&ROWS[at], MADE[at].get_or_init(|| Pretokenizer::new(&ROWS[at]))))
 }
 
@@ -280,6 +291,16 @@ mod tests {
             ["", " ", "  ", "a  b", "a \n b", "  \n\n  x", "\u{3000}\u{3000}x", "\t\t", "x \r\n", "1  2\n 3"]
         {
             check(text).unwrap();
+        }
+    }
+
+    #[test]
+    fn numeric_characters_are_those_of_the_standard_library() {
+        let regex = Regex::new(NUMERIC).unwrap();
+        for letter in '\0'..=char::MAX {
+            let mut buffer = [0; 4];
+            let matches = regex.is_match(&*letter.encode_utf8(&mut buffer));
+            assert_eq!(matches, letter.is_numeric(), "{letter:?}");
         }
     }
 

@@ -5,6 +5,7 @@ use aho_corasick::{AhoCorasick, Input, MatchKind};
 use crate::vocabulary::{Kind, Vocabulary};
 
 /// Finds special tokens in texts: of those that start first, the longest.
+#[derive(Default)]
 pub(crate) struct SpecialTokens {
     /// What the user defined: always recognised.
     always: Option<Matcher>,

@@ -118,7 +118,7 @@ impl Spm {
 }
 
 /// The start of `text` up to where another word begins: a space after anything else.
-fn word(text: &str) -> &str {
+pub(crate) fn word(text: &str) -> &str {
     let spaces = text.len() - text.trim_start_matches(SPACE).len();
     match text[spaces..].find(SPACE) {
         Some(end) => &text[..spaces + end],

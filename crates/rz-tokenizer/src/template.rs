@@ -13,7 +13,7 @@ use std::sync::Arc;
 use minijinja::machinery::{CompiledTemplate, TemplateConfig, eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, ErrorKind, Value};
-use rz_formats::Metadata;
+use rz_formats::{Metadata, ModelFolder};
 use serde::{Deserialize, Serialize};
 
 pub use self::date::LocalTime;
@@ -21,7 +21,7 @@ use self::environment::{Raised, environment};
 use self::json::from_json;
 use self::meter::{LimitReached, Meter, metered};
 use crate::Tokenizer;
-use crate::error::TokenizerError;
+use crate::error::{Quoted, TokenizerError};
 
 /// A message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,31 @@ impl ChatTemplate {
     /// The names of the templates that have one.
     pub fn names(meta: &Metadata) -> impl Iterator<Item = &str> {
         meta.iter().filter_map(|(key, _)| key.strip_prefix(KEY)?.strip_prefix('.'))
+    }
+
+    /// The template of a model folder, if it has one.
+    ///
+    /// # Errors
+    /// When the template is not valid.
+    pub fn from_folder(folder: &ModelFolder, tokenizer: &Tokenizer) -> Result<Option<Self>, TokenizerError> {
+        Self::from_folder_named(folder, tokenizer, "default")
+    }
+
+    /// A template that the folder has under a name of its own, such as `tool_use`; all
+    /// names are those of [`ModelFolder::chat_templates`].
+    ///
+    /// # Errors
+    /// When the template is not valid.
+    pub fn from_folder_named(
+        folder: &ModelFolder,
+        tokenizer: &Tokenizer,
+        name: &str,
+    ) -> Result<Option<Self>, TokenizerError> {
+        let Some(source) = folder.chat_templates().get(name) else { return Ok(None) };
+        let key = format!("chat template {}", Quoted(name));
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+        Self::compile(folder.path().into(), key, source, text(tokenizer.bos()), text(tokenizer.eos()))
+            .map(Some)
     }
 
     /// A template from elsewhere. `name` stands for the file in messages.
@@ -287,7 +312,7 @@ fn json_bytes(json: &serde_json::Value) -> u64 {
 }
 
 /// A message of a template, without what would break a line, cut when it is long.
-fn one_line(message: &str) -> String {
+pub(crate) fn one_line(message: &str) -> String {
     const SHOWN: usize = 300;
     let clean = |letter: char| if letter.is_control() { ' ' } else { letter };
     let mut line: String = message.chars().take(SHOWN).map(clean).collect();

@@ -6,6 +6,7 @@ use crate::bpe::{self, Bpe};
 use crate::decoder::{DecodeOptions, Decoder};
 use crate::end::{end_of_generation, token_id};
 use crate::error::TokenizerError;
+use crate::json::{Foreign, Pipeline};
 use crate::merge::Merger;
 use crate::pretokenizer::{self, Pretokenizer, ROWS, Row};
 use crate::special::{self, Part, SpecialTokens};
@@ -20,10 +21,24 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     unknown: Option<u32>,
-    adds_bos: bool,
-    adds_eos: bool,
+    /// The tokens that are added before and after a text.
+    before: Vec<u32>,
+    after: Vec<u32>,
     ends: Vec<u32>,
     warnings: Vec<String>,
+}
+
+/// A tokenizer made elsewhere.
+pub(crate) struct Parts {
+    pub(crate) vocabulary: Vocabulary,
+    pub(crate) model: Model,
+    pub(crate) bos: Option<u32>,
+    pub(crate) eos: Option<u32>,
+    pub(crate) unknown: Option<u32>,
+    pub(crate) before: Vec<u32>,
+    pub(crate) after: Vec<u32>,
+    pub(crate) ends: Vec<u32>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// How text becomes tokens.
@@ -39,16 +54,21 @@ pub struct EncodeOptions {
 }
 
 /// What differs between the kinds of tokenizer.
-enum Model {
+pub(crate) enum Model {
     Bpe(Bpe),
     Spm(Spm),
+    /// A pipeline of a `tokenizer.json`.
+    Json(Box<Pipeline>),
+    /// One that runs on the `tokenizers` crate.
+    #[cfg_attr(not(feature = "hf-tokenizers"), allow(dead_code))]
+    Foreign(Box<Foreign>),
 }
 
 /// The supported values of `tokenizer.ggml.model`.
 const MODELS: &str = "gpt2, llama";
 
 /// Longer texts are encoded in parts, so that positions fit 32 bits.
-const LONGEST_PART: usize = 1 << 30;
+pub(crate) const LONGEST_PART: usize = 1 << 30;
 
 impl Tokenizer {
     /// Makes the tokenizer that the metadata of a file describes.
@@ -84,13 +104,9 @@ impl Tokenizer {
         let missing = match &model {
             Model::Bpe(bpe) => bpe.missing_bytes(),
             Model::Spm(spm) => spm.missing_bytes(),
+            Model::Json(_) | Model::Foreign(_) => Vec::new(),
         };
-        let missing = missing.into_iter().filter(|byte| is_of_text(*byte)).count();
-        if missing > 0 {
-            warnings.push(format!(
-                "the vocabulary has no token for {missing} of the byte values that text is made of"
-            ));
-        }
+        warnings.extend(warning_of_missing(&missing));
         let mut adds = |key, default, token: Option<u32>, name| -> Result<bool, TokenizerError> {
             let adds = meta.bool(key)?.unwrap_or(default);
             if adds && token.is_none() {
@@ -104,15 +120,43 @@ impl Tokenizer {
         let special = SpecialTokens::new(&vocabulary, strips(meta)?).map_err(|found| {
             TokenizerError::SpecialTokens { file: meta.file().into(), found, limit: special::MAX_BYTES }
         })?;
-        Ok(Tokenizer { vocabulary, model, special, bos, eos, unknown, adds_bos, adds_eos, ends, warnings })
+        let before = bos.into_iter().filter(|_| adds_bos).collect();
+        let after = eos.into_iter().filter(|_| adds_eos).collect();
+        Ok(Tokenizer { vocabulary, model, special, bos, eos, unknown, before, after, ends, warnings })
+    }
+
+    /// A tokenizer whose model finds the special tokens itself.
+    pub(crate) fn from_parts(parts: Parts) -> Self {
+        let Parts { vocabulary, model, bos, eos, unknown, before, after, ends, warnings } = parts;
+        let special = SpecialTokens::default();
+        Tokenizer { vocabulary, model, special, bos, eos, unknown, before, after, ends, warnings }
     }
 
     /// The tokens of `text`.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
+        match &self.model {
+            Model::Json(pipeline) => {
+                pipeline.encode(&self.vocabulary, text, options.parse_special, &mut ids);
+            }
+            Model::Foreign(foreign) => foreign.encode(text, options.parse_special, self.unknown, &mut ids),
+            _ => self.encode_text(text, options.parse_special, &mut ids),
+        }
+        if options.add_special {
+            if !(options.parse_special && ids.starts_with(&self.before)) {
+                ids.splice(0..0, self.before.iter().copied());
+            }
+            if !(options.parse_special && ids.ends_with(&self.after)) {
+                ids.extend(&self.after);
+            }
+        }
+        ids
+    }
+
+    fn encode_text(&self, text: &str, parse_special: bool, ids: &mut Vec<u32>) {
         let mut merger = Merger::default();
         let mut at_start = true;
-        for part in self.special.parts(text, options.parse_special) {
+        for part in self.special.parts(text, parse_special) {
             match part {
                 Part::Token(id) => {
                     // The text starts after a begin token, whoever puts it there.
@@ -122,25 +166,18 @@ impl Tokenizer {
                 Part::Text(text) => {
                     for text in parts(text, LONGEST_PART) {
                         match &self.model {
-                            Model::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut merger, &mut ids),
+                            Model::Bpe(bpe) => bpe.encode(&self.vocabulary, text, &mut merger, ids),
                             Model::Spm(spm) => {
-                                spm.encode(&self.vocabulary, text, at_start, &mut merger, &mut ids);
+                                spm.encode(&self.vocabulary, text, at_start, &mut merger, ids);
                             }
+                            // They do not come here.
+                            Model::Json(_) | Model::Foreign(_) => {}
                         }
                         at_start = false;
                     }
                 }
             }
         }
-        if options.add_special {
-            if self.adds_bos && !(options.parse_special && ids.first() == self.bos.as_ref()) {
-                ids.splice(0..0, self.bos);
-            }
-            if self.adds_eos && !(options.parse_special && ids.last() == self.eos.as_ref()) {
-                ids.extend(self.eos);
-            }
-        }
-        ids
     }
 
     /// The text of tokens, without those that steer the model.
@@ -190,12 +227,12 @@ impl Tokenizer {
 
     /// Whether the file asks for a begin token before each text.
     pub fn adds_bos(&self) -> bool {
-        self.adds_bos
+        self.bos.is_some() && self.before.first() == self.bos.as_ref()
     }
 
     /// Whether the file asks for an end token after each text.
     pub fn adds_eos(&self) -> bool {
-        self.adds_eos
+        self.eos.is_some() && self.after.last() == self.eos.as_ref()
     }
 
     /// The tokens that end a generation, in ascending order.
@@ -238,12 +275,29 @@ impl Tokenizer {
 
     /// Whether a text gets a space before it that it does not have.
     pub(crate) fn adds_space(&self) -> bool {
-        matches!(&self.model, Model::Spm(spm) if spm.adds_space())
+        match &self.model {
+            Model::Spm(spm) => spm.adds_space(),
+            Model::Json(pipeline) => pipeline.strips(),
+            Model::Bpe(_) | Model::Foreign(_) => false,
+        }
     }
 
     /// Whether a token is one that the encoder makes of plain text.
     pub(crate) fn is_ordinary(&self, id: u32) -> bool {
-        matches!(self.vocabulary.kind(id), Some(Kind::Normal | Kind::Unused | Kind::Byte))
+        match self.vocabulary.kind(id) {
+            Some(Kind::Normal | Kind::Unused | Kind::Byte) => true,
+            // There its spaces are written as they are in any other.
+            Some(Kind::UserDefined) => matches!(self.model, Model::Json(_)),
+            _ => false,
+        }
+    }
+
+    /// The tokenizer of the `tokenizers` crate, where it is one.
+    pub(crate) fn foreign(&self) -> Option<&Foreign> {
+        match &self.model {
+            Model::Foreign(foreign) => Some(foreign),
+            _ => None,
+        }
     }
 
     /// Appends what a token adds to a text.
@@ -255,6 +309,8 @@ impl Tokenizer {
         };
         match (kind, &self.model) {
             (Kind::Control | Kind::Unknown, _) if !special => {}
+            (_, Model::Json(pipeline)) => pipeline.append_bytes(text, bytes),
+            (_, Model::Foreign(foreign)) => bytes.extend_from_slice(foreign.decode(&[id]).as_bytes()),
             (Kind::Control | Kind::Unknown | Kind::UserDefined, _) => {
                 bytes.extend_from_slice(text.as_bytes())
             }
@@ -291,6 +347,13 @@ fn pretokenizer(
     })
 }
 
+/// What a user should know of a vocabulary without these bytes.
+pub(crate) fn warning_of_missing(bytes: &[u8]) -> Option<String> {
+    let missing = bytes.iter().filter(|byte| is_of_text(**byte)).count();
+    (missing > 0)
+        .then(|| format!("the vocabulary has no token for {missing} of the byte values that text is made of"))
+}
+
 /// Whether a byte occurs in text: no control character, and no part of one that no one has assigned.
 /// Vocabularies that were made from text alone do without the others.
 fn is_of_text(byte: u8) -> bool {
@@ -306,7 +369,7 @@ fn strips(meta: &Metadata) -> Result<impl Fn(&str) -> bool, TokenizerError> {
 }
 
 /// Cuts `text` between characters into parts of at most `longest` bytes.
-fn parts(mut text: &str, longest: usize) -> impl Iterator<Item = &str> {
+pub(crate) fn parts(mut text: &str, longest: usize) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let (part, rest) = text.split_at(text.floor_char_boundary(longest));
         text = rest;

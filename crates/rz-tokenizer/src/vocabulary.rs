@@ -30,6 +30,13 @@ pub(crate) struct Vocabulary {
     index: StringTable,
 }
 
+/// Two tokens of one text.
+pub(crate) struct Duplicate {
+    pub(crate) first: u32,
+    pub(crate) second: u32,
+    pub(crate) text: String,
+}
+
 pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
 const SCORES: &str = "tokenizer.ggml.scores";
@@ -47,6 +54,17 @@ impl Vocabulary {
             });
         }
         let kinds = kinds(meta, &texts)?;
+        Self::new(texts, kinds).map_err(|Duplicate { first, second, text }| TokenizerError::DuplicateToken {
+            file: meta.file().into(),
+            first,
+            second,
+            text,
+        })
+    }
+
+    /// Tokens of these texts and kinds.
+    pub(crate) fn new(texts: StringArray, kinds: Vec<Kind>) -> Result<Self, Duplicate> {
+        let count = texts.len();
         let mut index = StringTable::with_capacity(count);
         for (token, text) in (0u32..).zip(texts.iter()) {
             // Files pad their vocabulary with empty texts; those are never looked up.
@@ -54,12 +72,7 @@ impl Vocabulary {
                 continue;
             }
             if let Some(first) = index.insert(text, token, |token| text_of(&texts, token)) {
-                return Err(TokenizerError::DuplicateToken {
-                    file: meta.file().into(),
-                    first,
-                    second: token,
-                    text: text.to_owned(),
-                });
+                return Err(Duplicate { first, second: token, text: text.to_owned() });
             }
         }
         Ok(Vocabulary { texts, kinds, index })

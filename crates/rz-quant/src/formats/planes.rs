@@ -8,6 +8,12 @@
 #[inline(always)]
 pub(super) fn read<const BITS: usize, const RUN: usize>(plane: &[u8], at: usize, q: &mut [u8]) {
     let mask = (1 << BITS) - 1;
+    if RUN == 1 {
+        for (byte, q) in plane.iter().zip(q.chunks_exact_mut(8 / BITS)) {
+            q.iter_mut().enumerate().for_each(|(part, q)| *q |= (byte >> (part * BITS) & mask) << at);
+        }
+        return;
+    }
     for (run, q) in plane.chunks_exact(RUN).zip(q.chunks_exact_mut(RUN * 8 / BITS)) {
         for (part, q) in q.chunks_exact_mut(RUN).enumerate() {
             for (q, byte) in q.iter_mut().zip(run) {

@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use rz_kernels::PanelKind;
 
 use super::common::{HALF_MAX, half, inverse, limited, peak, to_half};
-use super::{lanes, planes};
+use super::lanes;
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -53,17 +53,15 @@ impl BlockFormat for Q4_0 {
         Block { d: to_half(d), qs: std::array::from_fn(|j| q[j] | q[j + 16] << 4) }
     }
 
+    // The file pairs the very columns that the planes pair.
     fn pack(block: &Block, lane: usize, out: &mut [u8]) {
-        let mut q = [0; 32];
-        planes::read::<4, 16>(&block.qs, 0, &mut q);
         let (scales, planes) = out.split_at_mut(32);
         lanes::store_half(block.d, lane, scales);
-        lanes::store::<4, 0>(&q, lane, planes);
+        lanes::store_bits(&block.qs, lane, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {
         let (scales, planes) = panel.split_at(32);
-        let q: [u8; 32] = lanes::load::<4, 0, 32>(planes, lane);
-        Block { d: lanes::load_half(scales, lane), qs: planes::write::<4, 16, 16>(&q, 0) }
+        Block { d: lanes::load_half(scales, lane), qs: lanes::load_bits(planes, lane) }
     }
 }

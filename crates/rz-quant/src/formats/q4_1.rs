@@ -12,7 +12,7 @@ use bytemuck::{Pod, Zeroable};
 use rz_kernels::PanelKind;
 
 use super::common::{HALF_MAX, half, inverse, limited, range, to_half};
-use super::{lanes, planes};
+use super::lanes;
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -57,22 +57,20 @@ impl BlockFormat for Q4_1 {
         Block { d: to_half(d), m: to_half(m), qs: std::array::from_fn(|j| q[j] | q[j + 16] << 4) }
     }
 
+    // The file pairs the very columns that the planes pair.
     fn pack(block: &Block, lane: usize, out: &mut [u8]) {
-        let mut q = [0; 32];
-        planes::read::<4, 16>(&block.qs, 0, &mut q);
         let (fields, planes) = out.split_at_mut(64);
         lanes::store_half(block.d, lane, &mut fields[..32]);
         lanes::store_half(block.m, lane, &mut fields[32..]);
-        lanes::store::<4, 0>(&q, lane, planes);
+        lanes::store_bits(&block.qs, lane, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {
         let (fields, planes) = panel.split_at(64);
-        let q: [u8; 32] = lanes::load::<4, 0, 32>(planes, lane);
         Block {
             d: lanes::load_half(&fields[..32], lane),
             m: lanes::load_half(&fields[32..], lane),
-            qs: planes::write::<4, 16, 16>(&q, 0),
+            qs: lanes::load_bits(planes, lane),
         }
     }
 }

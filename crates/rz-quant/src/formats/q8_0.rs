@@ -54,12 +54,12 @@ impl BlockFormat for Q8_0 {
     fn pack(block: &Block, lane: usize, out: &mut [u8]) {
         let (scales, planes) = out.split_at_mut(32);
         lanes::store_half(block.d, lane, scales);
-        lanes::store::<8, 0>(&block.qs.map(|q| q as u8 ^ 0x80), lane, planes);
+        lanes::store_bits(&block.qs.map(|q| q as u8 ^ 0x80), lane, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {
         let (scales, planes) = panel.split_at(32);
-        let q: [u8; 32] = lanes::load::<8, 0, 32>(planes, lane);
+        let q: [u8; 32] = lanes::load_bits(planes, lane);
         Block { d: lanes::load_half(scales, lane), qs: q.map(|q| (q ^ 0x80) as i8) }
     }
 }

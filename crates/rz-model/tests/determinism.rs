@@ -150,13 +150,13 @@ fn check(
     runtimes: &[Runtime],
     lengths: &[usize],
     max_batch: usize,
-    kv_type: KvType,
+    options: LoadOptions,
     what: &str,
 ) {
     let positions = lengths.iter().map(|length| length.next_multiple_of(KV_BLOCK)).sum();
     let longest = lengths.iter().max().copied().unwrap_or(1);
     let load = |runtime: &Runtime, max_batch: usize| {
-        let options = LoadOptions { context: positions, max_batch, kv_type, exact: false };
+        let options = LoadOptions { context: positions, max_batch, ..options };
         CpuModel::load(gguf, runtime, options, &mut |_, _| ()).expect("a supported model")
     };
     let random = &mut Random::new(7);
@@ -192,14 +192,20 @@ fn check_tiny(tiny: &TinyLlama, lengths: &[usize]) {
     let by_threads: Vec<Vec<Runtime>> = (1..=3).map(|threads| every_runtime(threads).collect()).collect();
     for isa in 0..by_threads[0].len() {
         let runtimes: Vec<Runtime> = by_threads.iter().map(|runtimes| runtimes[isa].clone()).collect();
-        for &(name, kv_type) in KvType::ALL {
+        for options in OPTIONS {
             let longest = lengths.iter().max().copied().unwrap_or(1);
-            check(&gguf, &runtimes, lengths, longest, kv_type, &format!("{}, KV in {name}", tiny.dtype));
+            check(&gguf, &runtimes, lengths, longest, options, &format!("{}, {options:?}", tiny.dtype));
         }
     }
 }
 
 const LENGTHS: [usize; 4] = [70, 33, 1, 32];
+
+/// The cache in both types, and everything in single precision. Sizes are each test's own.
+const OPTIONS: [LoadOptions; 3] = {
+    let default = LoadOptions { context: 0, max_batch: 0, kv_type: KvType::F16, exact: false };
+    [default, LoadOptions { kv_type: KvType::F32, ..default }, LoadOptions { exact: true, ..default }]
+};
 
 #[test]
 fn heads_of_6_in_f32() {
@@ -262,11 +268,11 @@ fn every_family() {
         let gguf = Gguf::open(&path).expect("a readable file");
         let spec = describe(&gguf).expect("a supported model").spec;
         let length = if spec.learned_positions { spec.context.min(230) } else { 230 };
-        for &(name, kv_type) in KvType::ALL {
-            let what = format!("{}, KV in {name}", path.display());
+        for options in OPTIONS {
+            let what = format!("{}, {options:?}", path.display());
             // Batches far shorter than the sequences: what a layer with a window keeps is
             // overwritten several times.
-            check(&gguf, &runtimes, &[length, 70, 1], 47, kv_type, &what);
+            check(&gguf, &runtimes, &[length, 70, 1], 47, options, &what);
         }
     }
 }

@@ -12,6 +12,7 @@ mod model;
 mod progress;
 mod prompt;
 mod sampling;
+mod spec;
 mod table;
 mod terminal;
 

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use rz_formats::{Gguf, Tensor};
+use rz_engine::ModelFile;
+use rz_formats::Tensor;
 use rz_kernels::Runtime;
 use rz_model::{CpuModel, KvType, LoadOptions, ModelSpec, arch};
 use rz_store::{ModelRef, StoreError, catalogue};
@@ -44,29 +45,27 @@ pub(crate) fn locate(common: &Common, reference: &str) -> Result<PathBuf, Failur
 }
 
 /// Opens the file of the model that `--model` names.
-pub(crate) fn open(common: &Common) -> Result<Gguf, Failure> {
-    Ok(Gguf::open(locate(common, reference(common, None))?)?)
+pub(crate) fn open(common: &Common) -> Result<ModelFile, Failure> {
+    Ok(ModelFile::open(locate(common, reference(common, None))?)?)
 }
 
 /// What the model is. A family or a setting that is not supported is refused here.
-pub(crate) fn describe(gguf: &Gguf) -> Result<ModelSpec, Failure> {
-    Ok(arch::describe(gguf)?.spec)
+pub(crate) fn describe(file: &ModelFile) -> Result<ModelSpec, Failure> {
+    Ok(arch::describe(file)?.spec)
 }
 
 /// The tokenizer of a model, once it is known to fit its embedding.
-pub(crate) fn tokenizer(gguf: &Gguf, spec: &ModelSpec) -> Result<Tokenizer, Failure> {
-    let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
-    for warning in tokenizer.warnings() {
-        terminal::note(warning);
-    }
+pub(crate) fn tokenizer(file: &ModelFile, spec: &ModelSpec) -> Result<Tokenizer, Failure> {
+    let tokenizer = file.tokenizer()?;
     if tokenizer.len() > spec.vocabulary {
         return Err(Failure::input(format!(
             "{}: the tokenizer has {} tokens, but the embedding only {} rows: the file is damaged or badly converted",
-            gguf.metadata().file().display(),
+            file.path().display(),
             tokenizer.len(),
             spec.vocabulary
         )));
     }
+    tokenizer.warnings().iter().for_each(|warning| terminal::note(warning));
     Ok(tokenizer)
 }
 
@@ -94,14 +93,14 @@ pub(crate) fn context(common: &Common, spec: &ModelSpec) -> Result<usize, Failur
 
 /// Loads the weights, and says how long that took.
 pub(crate) fn load(
-    gguf: &Gguf,
+    file: &ModelFile,
     spec: &ModelSpec,
     runtime: &Runtime,
     options: LoadOptions,
 ) -> Result<(CpuModel, std::time::Duration), Failure> {
-    check_memory(gguf, spec, &options)?;
+    check_memory(file, spec, &options)?;
     let mut loading = Loading::start();
-    let model = CpuModel::load(gguf, runtime, options, &mut |ready, total| loading.show(ready, total));
+    let model = CpuModel::load(file, runtime, options, &mut |ready, total| loading.show(ready, total));
     let taken = loading.finish();
     let model = model?;
     if let [first, rest @ ..] = model.unused_tensors() {
@@ -120,9 +119,9 @@ pub(crate) fn computed_by(runtime: &Runtime) -> String {
 
 /// Refuses a context whose keys and values cannot be in memory together with the weights: better now than
 /// in the middle of an answer.
-fn check_memory(gguf: &Gguf, spec: &ModelSpec, options: &LoadOptions) -> Result<(), Failure> {
+fn check_memory(file: &ModelFile, spec: &ModelSpec, options: &LoadOptions) -> Result<(), Failure> {
     let Some(memory) = machine::memory().most() else { return Ok(()) };
-    let weights: u64 = gguf.tensors().map(Tensor::bytes).map(|bytes| bytes.len() as u64).sum();
+    let weights: u64 = file.tensors().map(Tensor::bytes).map(|bytes| bytes.len() as u64).sum();
     let kv_type = if options.exact { KvType::F32 } else { options.kv_type };
     let bytes = |context: usize| (spec.kv_elements(context) as u64).saturating_mul(kv_type.bytes() as u64);
     let needed = bytes(options.context);

@@ -1,8 +1,7 @@
 //! `rz bench`: how fast a model runs, beside how fast this machine reads memory.
 
 use clap::Args;
-use rz_engine::{BenchOptions, BenchReport, median};
-use rz_formats::Gguf;
+use rz_engine::{BenchOptions, BenchReport, ModelFile, median};
 use rz_kernels::Runtime;
 use serde_json::{Value, json};
 
@@ -45,8 +44,8 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common, out: &Out) -> Result<(), 
         depth: args.depth as usize,
         repetitions: args.repetitions as usize,
     };
-    let gguf = model::open(common)?;
-    let spec = model::describe(&gguf)?;
+    let file = model::open(common)?;
+    let spec = model::describe(&file)?;
     let needed = options.depth + options.prompt.max(options.generate);
     let context = if common.ctx.is_none() { needed } else { model::context(common, &spec)? };
     if needed > context {
@@ -55,20 +54,20 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common, out: &Out) -> Result<(), 
         )));
     }
     let runtime = common.runtime()?;
-    let (mut forward, _) = model::load(&gguf, &spec, &runtime, args.compute.load_options(context))?;
+    let (mut forward, _) = model::load(&file, &spec, &runtime, args.compute.load_options(context))?;
     // Asked before the model is lent out: what a token reads grows evenly only where nothing is windowed.
     let bytes: Vec<usize> = (0..=needed).map(|positions| forward.bytes_per_token(positions)).collect();
     let report = rz_engine::bench(&mut forward, &runtime, options, |positions| bytes[positions])?;
     let name = model::reference(common, None);
     if args.json {
-        return out.json(&as_json(name, &gguf, &runtime, args, &report));
+        return out.json(&as_json(name, &file, &runtime, args, &report));
     }
     out.text(&as_table(name, &runtime, args, &report))
 }
 
-fn as_json(name: &str, gguf: &Gguf, runtime: &Runtime, args: &BenchArgs, report: &BenchReport) -> Value {
+fn as_json(name: &str, file: &ModelFile, runtime: &Runtime, args: &BenchArgs, report: &BenchReport) -> Value {
     let middle = |figures: &[f64]| (!figures.is_empty()).then(|| median(figures));
-    let bytes: usize = gguf.tensors().map(|tensor| tensor.bytes().len()).sum();
+    let bytes: usize = file.tensors().map(|tensor| tensor.bytes().len()).sum();
     json!({
         "model": name,
         "tensor_bytes": bytes,

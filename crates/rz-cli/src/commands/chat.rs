@@ -48,10 +48,10 @@ pub(crate) fn chat(args: &ChatArgs, common: &Common, out: &Out) -> Result<(), Fa
     interrupt::install()?;
     args.generate.sampling.chain()?;
     let runtime = common.runtime()?;
-    let gguf = model::open(common)?;
-    let spec = model::describe(&gguf)?;
-    let tokenizer = model::tokenizer(&gguf, &spec)?;
-    let template = ChatTemplate::from_gguf(gguf.metadata(), &tokenizer)?.ok_or_else(|| {
+    let file = model::open(common)?;
+    let spec = model::describe(&file)?;
+    let tokenizer = model::tokenizer(&file, &spec)?;
+    let template = file.chat_template(&tokenizer)?.ok_or_else(|| {
         Failure::input(
             "the model has no chat template, so it cannot hold a conversation: use rz run, or another model",
         )
@@ -65,7 +65,7 @@ pub(crate) fn chat(args: &ChatArgs, common: &Common, out: &Out) -> Result<(), Fa
         seed: args.generate.seed.unwrap_or_else(prompt::random_seed),
         messages: Vec::new(),
         saved: Vec::new(),
-        session: Session::new(model::load(&gguf, &spec, &runtime, args.compute.load_options(context))?.0)
+        session: Session::new(model::load(&file, &spec, &runtime, args.compute.load_options(context))?.0)
             .with_context(context),
     };
     chat.begin(args.generate.system.clone());

@@ -1,7 +1,8 @@
 //! `rz inspect`: what is in a model file, also when it cannot be run.
 
 use clap::Args;
-use rz_formats::{Array, Gguf, Tensor, Value};
+use rz_engine::ModelFile;
+use rz_formats::{Array, Tensor, Value};
 use rz_model::ModelSpec;
 use rz_model::arch::{self, Description};
 use rz_tokenizer::{ChatTemplate, Tokenizer};
@@ -10,6 +11,7 @@ use serde_json::{Map, json};
 use crate::args::Common;
 use crate::failure::Failure;
 use crate::model;
+use crate::spec;
 use crate::table::{self, Align, Table};
 use crate::terminal::{self, Out};
 
@@ -32,19 +34,30 @@ const ITEMS: usize = 8;
 /// Shows a file.
 pub(crate) fn inspect(args: &InspectArgs, common: &Common, out: &Out) -> Result<(), Failure> {
     let path = model::locate(common, model::reference(common, args.file.as_deref()))?;
-    let gguf = Gguf::open(path)?;
-    let findings = Findings::of(&gguf);
+    let file = ModelFile::open(path)?;
+    let findings = Findings::of(&file);
     if args.json {
-        return out.json(&as_json(&gguf, &findings, args.verbose));
+        return out.json(&as_json(&file, &findings, args.verbose));
     }
-    out.text(&summary(&gguf, &findings, args.verbose))?;
+    out.text(&summary(&file, &findings, args.verbose))?;
     let mut keys = Table::new(&[("key", Align::Left), ("type", Align::Left), ("value", Align::Left)]);
-    for (key, value) in gguf.metadata().iter() {
-        keys.row([
-            terminal::one_line(key).into_owned(),
-            value.type_name().to_owned(),
-            shown(value, args.verbose),
-        ]);
+    match &file {
+        ModelFile::Gguf(gguf) => {
+            for (key, value) in gguf.metadata().iter() {
+                let key = terminal::one_line(key).into_owned();
+                keys.row([key, value.type_name().to_owned(), shown(value, args.verbose)]);
+            }
+        }
+        ModelFile::Folder(folder) => {
+            for (key, value) in folder.config() {
+                let (key, text) = (terminal::one_line(key), value.to_string());
+                keys.row([
+                    key.into_owned(),
+                    json_type(value).to_owned(),
+                    terminal::one_line(&text).into_owned(),
+                ]);
+            }
+        }
     }
     out.text(&format!("\n{}", keys.render()))?;
     let mut tensors = Table::new(&[
@@ -53,7 +66,7 @@ pub(crate) fn inspect(args: &InspectArgs, common: &Common, out: &Out) -> Result<
         ("size", Align::Right),
         ("shape", Align::Left),
     ]);
-    for tensor in gguf.tensors() {
+    for tensor in file.tensors() {
         tensors.row([
             terminal::one_line(tensor.name()).into_owned(),
             tensor.tensor_type().to_string(),
@@ -70,6 +83,8 @@ struct Findings {
     spec: Result<ModelSpec, String>,
     /// Keys of the family that have no effect.
     unread_keys: Vec<String>,
+    /// Tensors that the model does not read, when those that it reads are all right.
+    unused_tensors: Result<Vec<String>, String>,
     tokenizer: Result<Tokenizer, String>,
     template: Result<Option<ChatTemplate>, String>,
     types: Vec<Type>,
@@ -85,15 +100,14 @@ struct Type {
 }
 
 impl Findings {
-    fn of(gguf: &Gguf) -> Self {
-        let metadata = gguf.metadata();
-        let tokenizer = Tokenizer::from_gguf(metadata).map_err(|error| error.to_string());
+    fn of(file: &ModelFile) -> Self {
+        let tokenizer = file.tokenizer().map_err(|error| error.to_string());
         let template = match &tokenizer {
-            Ok(tokenizer) => ChatTemplate::from_gguf(metadata, tokenizer).map_err(|error| error.to_string()),
+            Ok(tokenizer) => file.chat_template(tokenizer).map_err(|error| error.to_string()),
             Err(_) => Ok(None),
         };
         let mut types: Vec<Type> = Vec::new();
-        for tensor in gguf.tensors() {
+        for tensor in file.tensors() {
             let name = tensor.tensor_type().name();
             let at = types.iter().position(|known| known.name == name).unwrap_or_else(|| {
                 let supported = tensor.dtype().is_some();
@@ -104,9 +118,14 @@ impl Findings {
             types[at].elements = types[at].elements.saturating_add(tensor.elements());
             types[at].bytes = types[at].bytes.saturating_add(tensor.bytes().len() as u64);
         }
-        let description: Result<Description, _> = arch::describe(gguf);
+        let description: Result<Description, _> = arch::describe(file);
+        let unused_tensors = match &description {
+            Ok(known) => arch::check_tensors(file, &known.spec).map_err(|error| error.to_string()),
+            Err(_) => Ok(Vec::new()),
+        };
         Self {
-            architecture: metadata.str("general.architecture").ok().flatten().map(str::to_owned),
+            unused_tensors,
+            architecture: architecture(file),
             spec: description.as_ref().map(|known| known.spec.clone()).map_err(ToString::to_string),
             unread_keys: description.map(|known| known.unread_keys).unwrap_or_default(),
             tokenizer,
@@ -119,6 +138,7 @@ impl Findings {
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         problems.extend(self.spec.as_ref().err().cloned());
+        problems.extend(self.unused_tensors.as_ref().err().cloned());
         for unsupported in self.types.iter().filter(|known| !known.supported) {
             let Type { name, tensors, .. } = unsupported;
             problems.push(format!("{tensors} tensors are of type {name}, which is not supported"));
@@ -146,29 +166,34 @@ impl Findings {
     }
 }
 
-fn summary(gguf: &Gguf, findings: &Findings, verbose: bool) -> String {
+fn summary(file: &ModelFile, findings: &Findings, verbose: bool) -> String {
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push(format!("{name:<14}{text}\n"));
-    for file in gguf.files() {
+    for file in file.files() {
         let path = file.file().display().to_string();
         let size = table::bytes(file.bytes().len() as u64);
         line("file", format!("{}, {size}", terminal::one_line(&path)));
     }
     line(
         "format",
-        format!(
-            "GGUF version {}, {} keys, {} tensors, alignment {}",
-            gguf.version(),
-            gguf.metadata().len(),
-            gguf.tensors().len(),
-            gguf.alignment()
-        ),
+        match file {
+            ModelFile::Gguf(gguf) => format!(
+                "GGUF version {}, {} keys, {} tensors, alignment {}",
+                gguf.version(),
+                gguf.metadata().len(),
+                gguf.tensors().len(),
+                gguf.alignment()
+            ),
+            ModelFile::Folder(folder) => {
+                format!("safetensors, {} settings, {} tensors", folder.config().len(), file.tensors().count())
+            }
+        },
     );
     let architecture = findings.architecture.as_deref().map_or_else(|| "none".into(), terminal::one_line);
     let supported = if findings.spec.is_ok() { "supported" } else { "not supported" };
     line("architecture", format!("{architecture} ({supported})"));
     if let Ok(spec) = &findings.spec {
-        line("model", described(spec));
+        spec::lines(spec).into_iter().for_each(|(name, text)| line(name, text));
     }
     let (elements, bytes) = (findings.elements(), findings.bytes());
     line(
@@ -196,34 +221,52 @@ fn summary(gguf: &Gguf, findings: &Findings, verbose: bool) -> String {
         let keys = findings.unread_keys.join(", ");
         line("without use", terminal::one_line(&keys).into_owned());
     }
+    if let Ok(tensors) = &findings.unused_tensors
+        && !tensors.is_empty()
+    {
+        line(
+            "warning",
+            format!("tensors that the model does not use: {}", terminal::one_line(&tensors.join(", "))),
+        );
+    }
     for problem in findings.problems() {
         line("problem", problem);
     }
     lines.concat()
 }
 
-fn described(spec: &ModelSpec) -> String {
-    let mut text = format!(
-        "{} layers of width {}, vocabulary {}, context {}",
-        spec.layers.len(),
-        spec.width,
-        spec.vocabulary,
-        spec.context
-    );
-    if let Some(layer) = spec.layers.first() {
-        let attention = &layer.attention;
-        text += &format!(
-            ", {} heads ({} for keys and values) of size {}, feed-forward {}",
-            attention.heads, attention.kv_heads, attention.key_size, layer.feed_forward.size
-        );
-    }
-    text
+/// What the file itself calls its family.
+fn architecture(file: &ModelFile) -> Option<String> {
+    let named = match file {
+        ModelFile::Gguf(gguf) => gguf.metadata().str("general.architecture").ok().flatten(),
+        ModelFile::Folder(folder) => folder.config().get("model_type").and_then(serde_json::Value::as_str),
+    };
+    named.map(str::to_owned)
 }
 
-fn as_json(gguf: &Gguf, findings: &Findings, verbose: bool) -> serde_json::Value {
-    let metadata: Map<String, serde_json::Value> =
-        gguf.metadata().iter().map(|(key, value)| (key.to_owned(), value_json(value, verbose))).collect();
-    let tensors: Vec<_> = gguf
+fn json_type(value: &serde_json::Value) -> &'static str {
+    match value {
+        serde_json::Value::Null => "null",
+        serde_json::Value::Bool(_) => "bool",
+        serde_json::Value::Number(_) => "number",
+        serde_json::Value::String(_) => "string",
+        serde_json::Value::Array(_) => "list",
+        serde_json::Value::Object(_) => "object",
+    }
+}
+
+fn as_json(file: &ModelFile, findings: &Findings, verbose: bool) -> serde_json::Value {
+    let metadata: Map<String, serde_json::Value> = match file {
+        ModelFile::Gguf(gguf) => {
+            gguf.metadata().iter().map(|(key, value)| (key.to_owned(), value_json(value, verbose))).collect()
+        }
+        ModelFile::Folder(folder) => folder.config().clone(),
+    };
+    let (format, version, alignment) = match file {
+        ModelFile::Gguf(gguf) => ("gguf", Some(gguf.version()), Some(gguf.alignment())),
+        ModelFile::Folder(_) => ("safetensors", None, None),
+    };
+    let tensors: Vec<_> = file
         .tensors()
         .map(|tensor| {
             json!({
@@ -236,37 +279,22 @@ fn as_json(gguf: &Gguf, findings: &Findings, verbose: bool) -> serde_json::Value
         })
         .collect();
     json!({
-        "files": gguf.files().map(|file| json!({ "path": file.file(), "bytes": file.bytes().len() })).collect::<Vec<_>>(),
-        "format": "gguf",
-        "version": gguf.version(),
-        "alignment": gguf.alignment(),
+        "files": file.files().map(|file| json!({ "path": file.file(), "bytes": file.bytes().len() })).collect::<Vec<_>>(),
+        "format": format,
+        "version": version,
+        "alignment": alignment,
         "architecture": findings.architecture,
         "supported": findings.problems().is_empty(),
         "problems": findings.problems(),
         "unread_keys": findings.unread_keys,
-        "model": findings.spec.as_ref().ok().map(spec_json),
+        "unused_tensors": findings.unused_tensors.as_deref().unwrap_or_default(),
+        "model": findings.spec.as_ref().ok().map(spec::as_json),
         "tokens": findings.tokenizer.as_ref().ok().map(Tokenizer::len),
         "chat_template": matches!(findings.template, Ok(Some(_))),
         "elements": findings.elements(),
         "bytes": findings.bytes(),
         "metadata": metadata,
         "tensors": tensors,
-    })
-}
-
-fn spec_json(spec: &ModelSpec) -> serde_json::Value {
-    let attention = spec.layers.first().map(|layer| &layer.attention);
-    json!({
-        "family": spec.family,
-        "layers": spec.layers.len(),
-        "width": spec.width,
-        "vocabulary": spec.vocabulary,
-        "context": spec.context,
-        "heads": attention.map(|attention| attention.heads),
-        "kv_heads": attention.map(|attention| attention.kv_heads),
-        "key_size": attention.map(|attention| attention.key_size),
-        "value_size": attention.map(|attention| attention.value_size),
-        "feed_forward": spec.layers.first().map(|layer| layer.feed_forward.size),
     })
 }
 

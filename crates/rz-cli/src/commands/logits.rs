@@ -39,8 +39,8 @@ pub(crate) fn logits(args: &LogitsArgs, common: &Common, out: &Out) -> Result<()
     if ids.is_empty() {
         return Err(Failure::input("there are no tokens: give at least one, such as --tokens 1,2,3"));
     }
-    let gguf = model::open(common)?;
-    let spec = model::describe(&gguf)?;
+    let file = model::open(common)?;
+    let spec = model::describe(&file)?;
     if let Some(id) = ids.iter().find(|id| **id as usize >= spec.vocabulary) {
         return Err(Failure::input(format!(
             "token id {id} is beyond the embedding's {} rows: give ids below that",
@@ -56,7 +56,7 @@ pub(crate) fn logits(args: &LogitsArgs, common: &Common, out: &Out) -> Result<()
     }
     let mut target = Target::create(&args.out)?;
     let runtime = common.runtime()?;
-    let (forward, _) = model::load(&gguf, &spec, &runtime, args.compute.load_options(context))?;
+    let (forward, _) = model::load(&file, &spec, &runtime, args.compute.load_options(context))?;
     let mut session = Session::new(forward);
     write(&mut session, &ids, &mut target)?;
     target.finish()?;

@@ -37,9 +37,9 @@ const WINDOW: usize = 512;
 /// Measures the perplexity of a text.
 pub(crate) fn perplexity(args: &PerplexityArgs, common: &Common, out: &Out) -> Result<(), Failure> {
     let text = prompt::read_file(&args.file)?;
-    let gguf = model::open(common)?;
-    let spec = model::describe(&gguf)?;
-    let tokenizer = model::tokenizer(&gguf, &spec)?;
+    let file = model::open(common)?;
+    let spec = model::describe(&file)?;
+    let tokenizer = model::tokenizer(&file, &spec)?;
     let context = if common.ctx.is_none() { WINDOW } else { model::context(common, &spec)? };
     let ids = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false });
 
@@ -48,7 +48,7 @@ pub(crate) fn perplexity(args: &PerplexityArgs, common: &Common, out: &Out) -> R
     options.begin = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let window = options.check(ids.len())?;
     let runtime = common.runtime()?;
-    let (forward, _) = model::load(&gguf, &spec, &runtime, args.compute.load_options(window))?;
+    let (forward, _) = model::load(&file, &spec, &runtime, args.compute.load_options(window))?;
     let mut session = Session::new(forward);
 
     let listening = Listening::start();

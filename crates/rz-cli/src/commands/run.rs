@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use rz_engine::{Finish, Request, Session};
-use rz_formats::Gguf;
-use rz_tokenizer::{ChatTemplate, Message, Tokenizer};
+use rz_engine::{Finish, ModelFile, Request, Session};
+use rz_tokenizer::{Message, Tokenizer};
 use serde_json::json;
 
 use crate::answer::{self, Circumstances};
@@ -41,15 +40,15 @@ pub(crate) fn run(args: &RunArgs, common: &Common, out: &Out, started: Instant) 
     let text = prompt_text(args)?;
     let chain = args.generate.sampling.chain()?;
     let runtime = common.runtime()?;
-    let gguf = model::open(common)?;
-    let spec = model::describe(&gguf)?;
-    let tokenizer = model::tokenizer(&gguf, &spec)?;
-    let text = if args.no_template { text } else { in_template(&gguf, &tokenizer, text, args)? };
+    let file = model::open(common)?;
+    let spec = model::describe(&file)?;
+    let tokenizer = model::tokenizer(&file, &spec)?;
+    let text = if args.no_template { text } else { in_template(&file, &tokenizer, text, args)? };
     let ids = prompt::encode(&tokenizer, &text);
     let context = model::context(common, &spec)?;
     check_length(&ids, context)?;
 
-    let (forward, loaded) = model::load(&gguf, &spec, &runtime, args.compute.load_options(context))?;
+    let (forward, loaded) = model::load(&file, &spec, &runtime, args.compute.load_options(context))?;
     let mut session = Session::new(forward).with_context(context);
     let seed = args.generate.seed.unwrap_or_else(prompt::random_seed);
     let listening = Listening::start();
@@ -100,9 +99,14 @@ fn prompt_text(args: &RunArgs) -> Result<String, Failure> {
 }
 
 /// The prompt as the model's chat template writes it; as it is, where there is none.
-fn in_template(gguf: &Gguf, tokenizer: &Tokenizer, text: String, args: &RunArgs) -> Result<String, Failure> {
+fn in_template(
+    file: &ModelFile,
+    tokenizer: &Tokenizer,
+    text: String,
+    args: &RunArgs,
+) -> Result<String, Failure> {
     let system = args.generate.system.as_deref();
-    match ChatTemplate::from_gguf(gguf.metadata(), tokenizer)? {
+    match file.chat_template(tokenizer)? {
         Some(template) => {
             let system = system.map(|system| Message::new("system", system));
             let messages: Vec<_> = system.into_iter().chain([Message::new("user", text)]).collect();

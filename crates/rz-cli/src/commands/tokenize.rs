@@ -56,7 +56,7 @@ pub(crate) fn ids_of(argument: &str) -> Result<Vec<u32>, Failure> {
 }
 
 fn open(common: &Common) -> Result<Tokenizer, Failure> {
-    let tokenizer = Tokenizer::from_gguf(model::open(common)?.metadata())?;
+    let tokenizer = model::open(common)?.tokenizer()?;
     tokenizer.warnings().iter().for_each(|warning| terminal::note(warning));
     Ok(tokenizer)
 }

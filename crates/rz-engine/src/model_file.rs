@@ -12,7 +12,7 @@ pub enum ModelFile {
     /// A GGUF file, or the shards of one.
     Gguf(Gguf),
     /// A folder as published on Hugging Face.
-    Folder(ModelFolder),
+    Folder(Box<ModelFolder>),
 }
 
 impl ModelFile {
@@ -23,13 +23,14 @@ impl ModelFile {
     pub fn open(path: impl AsRef<Path>) -> Result<ModelFile, FormatError> {
         let path = path.as_ref();
         if path.is_dir() {
-            return Ok(ModelFile::Folder(ModelFolder::open(path)?));
+            return Ok(ModelFile::Folder(Box::new(ModelFolder::open(path)?)));
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let of_folder = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
         if of_folder || name == "config.json" {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            return Ok(ModelFile::Folder(ModelFolder::open(folder.unwrap_or(Path::new(".")))?));
+            let folder = ModelFolder::open(folder.unwrap_or(Path::new(".")))?;
+            return Ok(ModelFile::Folder(Box::new(folder)));
         }
         Ok(ModelFile::Gguf(Gguf::open(path)?))
     }

@@ -17,7 +17,7 @@ pub struct LoadOptions {
     /// Positions that keys and values are reserved for, over all sequences; rounded up
     /// to whole blocks. Memory is taken as they are used.
     pub context: usize,
-    /// Longest batch of one pass.
+    /// Longest batch of one pass; at most 65,536.
     pub max_batch: usize,
     /// The type that keys and values are stored in.
     pub kv_type: KvType,
@@ -32,6 +32,8 @@ impl Default for LoadOptions {
         LoadOptions { context: 4096, max_batch: 512, kv_type: KvType::F16, exact: false }
     }
 }
+
+const LONGEST_BATCH: usize = 1 << 16;
 
 /// A model whose weights and cache are in memory, run on the processor.
 pub struct CpuModel {
@@ -62,7 +64,7 @@ impl CpuModel {
             Ok((spec, weights))
         })?;
         let kv_type = if options.exact { KvType::F32 } else { options.kv_type };
-        let max_batch = options.max_batch.max(1);
+        let max_batch = options.max_batch.clamp(1, LONGEST_BATCH);
         let kv = KvStorage::new(&spec, kv_type, options.context.max(1).div_ceil(KV_BLOCK), max_batch)?;
         let scratch = Scratch::new(&spec, max_batch);
         Ok(CpuModel { spec, weights, unused, kv, max_batch, runtime: runtime.clone(), scratch })

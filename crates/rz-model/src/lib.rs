@@ -24,3 +24,8 @@ pub use spec::{
     Activation, AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, NormKind, Pairs, Residual, Rope,
 };
 pub use weights::LoadProgress;
+
+// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

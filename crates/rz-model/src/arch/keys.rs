@@ -261,7 +261,11 @@ impl<'a> Keys<'a> {
     /// Rotary positions, with linear scaling and frequency factors where the file has them.
     pub(crate) fn rope(&self, pairs: Pairs, key_size: usize) -> Result<Rope, ModelError> {
         let size = self.rope_size(key_size)?;
-        let base = self.positive("rope.freq_base")?.unwrap_or(10_000.0);
+        let base = match self.number("rope.freq_base")? {
+            None => 10_000.0,
+            Some(base) if base > 0.0 && base.is_finite() => base,
+            Some(base) => return Err(self.refuse("rope.freq_base", base, "a positive number")),
+        };
         let scaling = self.rope_scaling()?;
         let name = "rope_freqs.weight";
         let factors = match self.origin.tensor(name) {

@@ -1,6 +1,7 @@
 //! Text to token ids and back, with the chat templates that model files carry.
 //!
-//! A [`Tokenizer`] is made from the metadata of a GGUF file and needs nothing else:
+//! A [`Tokenizer`] is made from a model folder ([`Tokenizer::from_folder`]) or from the
+//! metadata of a GGUF file, and needs nothing else:
 //!
 //! ```
 //! use rz_formats::{Metadata, StringArray};

@@ -139,7 +139,13 @@ impl Tokenizer {
             Model::Json(pipeline) => {
                 pipeline.encode(&self.vocabulary, text, options.parse_special, &mut ids);
             }
-            Model::Foreign(foreign) => foreign.encode(text, options.parse_special, self.unknown, &mut ids),
+            Model::Foreign(foreign) if options.parse_special => {
+                foreign.encode(text, self.unknown, &mut ids);
+            }
+            Model::Foreign(foreign) => {
+                let special = |id| self.token(id).filter(|_| self.is_special(id));
+                foreign.encode_plain(text, self.unknown, &special, &mut ids);
+            }
             _ => self.encode_text(text, options.parse_special, &mut ids),
         }
         if options.add_special {

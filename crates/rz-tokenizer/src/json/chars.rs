@@ -5,7 +5,7 @@ use crate::bpe::pair;
 use crate::hash::PairTable;
 use crate::merge::{Join, Merger, NO_TOKEN, Symbol};
 use crate::spm::word;
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{Kind, Vocabulary};
 
 /// The merges of a file and what stands for the characters that have no token.
 pub(super) struct CharBpe {
@@ -78,6 +78,9 @@ impl CharBpe {
     }
 
     fn token(&self, vocabulary: &Vocabulary, text: &str) -> Option<u32> {
-        vocabulary.token(text.as_bytes()).filter(|token| self.outside.binary_search(token).is_err())
+        let token = vocabulary.token(text.as_bytes())?;
+        // Only what is text may come out of text.
+        let is_text = !matches!(vocabulary.kind(token), Some(Kind::Control | Kind::Unknown));
+        (is_text && self.outside.binary_search(&token).is_err()).then_some(token)
     }
 }

@@ -69,24 +69,35 @@ impl Foreign {
         added
     }
 
-    /// Appends the tokens of `text`. What has none becomes `unknown`.
-    pub(crate) fn encode(&self, text: &str, parse_special: bool, unknown: Option<u32>, ids: &mut Vec<u32>) {
-        if text.is_empty() {
-            return;
+    /// Appends the tokens of `text`, with special tokens that it has.
+    pub(crate) fn encode(&self, text: &str, unknown: Option<u32>, ids: &mut Vec<u32>) {
+        encode(&self.inner, text, unknown, ids);
+    }
+
+    /// Appends the tokens of `text`, of which no part is a token that `special` has a
+    /// text for.
+    pub(crate) fn encode_plain<'v>(
+        &self,
+        text: &str,
+        unknown: Option<u32>,
+        special: &impl Fn(u32) -> Option<&'v str>,
+        ids: &mut Vec<u32>,
+    ) {
+        let is_bad = |id: &u32| Some(*id) != unknown && special(*id).is_some();
+        let mut found = Vec::new();
+        encode(self.plain(), text, unknown, &mut found);
+        for id in found {
+            let Some(text) = special(id).filter(|_| is_bad(&id)) else {
+                ids.push(id);
+                continue;
+            };
+            // The model knows the text of a special token as a word: take it apart.
+            let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+            let mut parts = Vec::new();
+            encode(self.plain(), first, unknown, &mut parts);
+            encode(self.plain(), rest, unknown, &mut parts);
+            ids.extend(parts.into_iter().filter(|id| !is_bad(id)));
         }
-        let tokenizer = if parse_special { &self.inner } else { self.plain() };
-        if let Ok(Ok(encoding)) = catch_unwind(AssertUnwindSafe(|| tokenizer.encode_fast(text, false))) {
-            ids.extend(encoding.get_ids());
-            return;
-        }
-        // Part of the text is more than it can deal with.
-        let middle = text.ceil_char_boundary(text.len().div_ceil(2));
-        if middle == text.len() {
-            ids.extend(unknown);
-            return;
-        }
-        self.encode(&text[..middle], parse_special, unknown, ids);
-        self.encode(&text[middle..], parse_special, unknown, ids);
     }
 
     /// A way from tokens to text that takes one after another. `before` is a token that
@@ -111,6 +122,25 @@ impl Foreign {
             Box::new(plain)
         })
     }
+}
+
+/// Appends the tokens of `text`. What has none becomes `unknown`.
+fn encode(tokenizer: &tokenizers::Tokenizer, text: &str, unknown: Option<u32>, ids: &mut Vec<u32>) {
+    if text.is_empty() {
+        return;
+    }
+    if let Ok(Ok(encoding)) = catch_unwind(AssertUnwindSafe(|| tokenizer.encode_fast(text, false))) {
+        ids.extend(encoding.get_ids());
+        return;
+    }
+    // Part of the text is more than it can deal with.
+    let middle = text.ceil_char_boundary(text.len().div_ceil(2));
+    if middle == text.len() {
+        ids.extend(unknown);
+        return;
+    }
+    encode(tokenizer, &text[..middle], unknown, ids);
+    encode(tokenizer, &text[middle..], unknown, ids);
 }
 
 /// The last tokens, whose text may depend on each other.

@@ -259,8 +259,11 @@ impl Maker<'_> {
 
 /// What the model takes for text that it cannot express.
 fn model_unknown(json: &TokenizerJson, vocabulary: &Vocabulary) -> Option<u32> {
-    let text = json.model.settings.get("unk_token")?.as_str()?;
-    vocabulary.token(text.as_bytes())
+    let settings = &json.model.settings;
+    if let Some(id) = settings.get("unk_id").and_then(Value::as_u64) {
+        return u32::try_from(id).ok().filter(|&id| (id as usize) < vocabulary.len());
+    }
+    vocabulary.token(settings.get("unk_token")?.as_str()?.as_bytes())
 }
 
 /// What no tokenizer here can run, or should.

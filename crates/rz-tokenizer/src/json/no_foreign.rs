@@ -9,7 +9,17 @@ pub(crate) struct Foreign(Infallible);
 pub(crate) struct Stream(Infallible);
 
 impl Foreign {
-    pub(crate) fn encode(&self, _: &str, _: bool, _: Option<u32>, _: &mut Vec<u32>) {
+    pub(crate) fn encode(&self, _: &str, _: Option<u32>, _: &mut Vec<u32>) {
+        match self.0 {}
+    }
+
+    pub(crate) fn encode_plain<'v>(
+        &self,
+        _: &str,
+        _: Option<u32>,
+        _: &impl Fn(u32) -> Option<&'v str>,
+        _: &mut Vec<u32>,
+    ) {
         match self.0 {}
     }
 

@@ -109,10 +109,7 @@ impl<'de> Visitor<'de> for File {
                 "pre_tokenizer" => &mut file.pre_tokenizer,
                 "post_processor" => &mut file.post_processor,
                 "decoder" => &mut file.decoder,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
+                _ => &mut Value::Null,
             };
             *field = map.next_value_seed(Bounded(&mut budget))?;
         }

@@ -5,8 +5,9 @@
 //! once per step ([`Pool::step`]) and wait inside it for the next region: they
 //! spin for a while, then yield, then sleep.
 //!
-//! A region's tasks are dealt by a counter. A worker that is not running when a
-//! region starts (another process has its core) is not waited for: the region is
+//! A region's tasks are shared out evenly, and each thread works through its share in
+//! order: neighbouring tasks read neighbouring memory. Who is done helps the others. A
+//! worker that is not running when a region starts (another process has its core) is not waited for: the region is
 //! over when no task is left and everybody who entered has left. How that is done is
 //! the business of `regions`, and what it rests on is checked there.
 
@@ -55,7 +56,7 @@ impl Pool {
                     .map_err(std::io::Error::other)?,
             ),
         };
-        Ok(Pool { threads, workers, regions: Regions::new(), step: Mutex::new(()) })
+        Ok(Pool { threads, workers, regions: Regions::new(threads), step: Mutex::new(()) })
     }
 
     /// The number of threads, the caller's included.
@@ -73,7 +74,7 @@ impl Pool {
         let Some(workers) = &self.workers else { return f(&team) };
         self.regions.start();
         workers.in_place_scope(|scope| {
-            scope.spawn_broadcast(|_, _| self.regions.work());
+            scope.spawn_broadcast(|_, context| self.regions.work(context.index() + 1));
             // Also when `f` panics: the scope waits for the workers.
             let _stop = OnDrop(|| self.regions.stop());
             f(&team)

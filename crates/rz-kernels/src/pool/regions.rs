@@ -6,6 +6,8 @@
 //!   by storing the next number, open.
 //! - A worker enters an open region by raising the count, which fails once the region is
 //!   closed, and leaves by lowering it. It enters no region twice.
+//! - Tasks are shared out evenly beforehand; whoever is done with its share takes from the
+//!   others', so that a thread that never came is not missed.
 //! - The caller, when no task is left to deal, closes the region and waits until nobody is
 //!   inside. It waits for no worker that has not entered.
 //! - A worker that has waited long sleeps; it looks at the state once more under the lock
@@ -13,7 +15,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, UnsafeCell, Wait, lock, wait};
+use super::sync::{AtomicBool, AtomicU64, Condvar, Mutex, UnsafeCell, Wait, lock, wait};
 
 pub(super) type Task<'t> = &'t (dyn Fn(usize) + Sync);
 
@@ -22,8 +24,8 @@ pub(super) struct Regions {
     /// Region number in the high half, [`CLOSED`], and the number of workers inside.
     state: AtomicU64,
     region: UnsafeCell<Option<Region>>,
-    /// The next task to be dealt.
-    next: AtomicUsize,
+    /// The tasks that are left of each thread's share, the caller's first.
+    shares: Vec<Share>,
     panicked: AtomicBool,
     stop: AtomicBool,
     sleepers: Mutex<usize>,
@@ -32,7 +34,6 @@ pub(super) struct Regions {
 
 #[derive(Clone, Copy)]
 struct Region {
-    tasks: usize,
     task: Task<'static>,
 }
 
@@ -45,12 +46,48 @@ const INSIDE: u64 = CLOSED - 1;
 #[allow(unsafe_code)]
 unsafe impl Sync for Regions {}
 
+/// A range of tasks, of which its own thread takes the first and others the last: first
+/// and end in the halves of one number. On a cache line of its own.
+#[repr(align(64))]
+struct Share(AtomicU64);
+
+impl Share {
+    fn set(&self, first: usize, end: usize) {
+        self.0.store((first as u64) << 32 | end as u64, Ordering::Relaxed);
+    }
+
+    // Takes a task, if there is one: which one decides how, and what to leave, given the range.
+    fn take(&self, from: impl Fn(u64, u64) -> (u64, u64)) -> Option<usize> {
+        let mut taken = 0;
+        let leave = |range: u64| {
+            let (first, end) = (range >> 32, range & u64::from(u32::MAX));
+            if first >= end {
+                return None;
+            }
+            let left;
+            (taken, left) = from(first, end);
+            Some(left)
+        };
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, leave).ok()?;
+        Some(taken as usize)
+    }
+
+    fn take_first(&self) -> Option<usize> {
+        self.take(|first, end| (first, (first + 1) << 32 | end))
+    }
+
+    fn take_last(&self) -> Option<usize> {
+        self.take(|first, end| (end - 1, first << 32 | (end - 1)))
+    }
+}
+
 impl Regions {
-    pub(super) fn new() -> Regions {
+    /// For a caller and `threads - 1` workers.
+    pub(super) fn new(threads: usize) -> Regions {
         Regions {
             state: AtomicU64::new(CLOSED),
             region: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            shares: (0..threads).map(|_| Share(AtomicU64::new(0))).collect(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleepers: Mutex::new(0),
@@ -74,8 +111,11 @@ impl Regions {
         // SAFETY: the state is closed and nobody is inside (see `close`), and only
         // the step's own thread comes here.
         #[allow(unsafe_code)]
-        self.region.with_mut(|region| unsafe { *region = Some(Region { tasks, task }) });
-        self.next.store(0, Ordering::Relaxed);
+        self.region.with_mut(|region| unsafe { *region = Some(Region { task }) });
+        let threads = self.shares.len();
+        for (i, share) in self.shares.iter().enumerate() {
+            share.set(tasks * i / threads, tasks * (i + 1) / threads);
+        }
         // Both the caller and a worker may have panicked in the region before, and the
         // caller's panic was the one to be seen.
         self.panicked.store(false, Ordering::Relaxed);
@@ -85,20 +125,24 @@ impl Regions {
         if *lock(&self.sleepers) > 0 {
             self.wake.notify_all();
         }
-        self.deal(tasks, task);
+        self.deal(0, task);
         drop(close);
         if self.panicked.load(Ordering::Relaxed) {
             panic!("a worker thread panicked in a parallel region");
         }
     }
 
-    fn deal(&self, tasks: usize, task: Task<'_>) {
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= tasks {
-                return;
-            }
+    // Each thread works through its own share in order, since neighbouring tasks read
+    // neighbouring memory; then it helps the others, from the ends of their shares.
+    fn deal(&self, thread: usize, task: Task<'_>) {
+        while let Some(i) = self.shares[thread].take_first() {
             task(i);
+        }
+        let threads = self.shares.len();
+        for other in (1..threads).map(|step| &self.shares[(thread + step) % threads]) {
+            while let Some(i) = other.take_last() {
+                task(i);
+            }
         }
     }
 
@@ -118,14 +162,14 @@ impl Regions {
         self.wake.notify_all();
     }
 
-    /// A worker's life during a step.
-    pub(super) fn work(&self) {
+    /// The life of worker `thread`, from 1 on, during a step.
+    pub(super) fn work(&self, thread: usize) {
         let mut wait = Wait::new();
         // The region this worker has left: its tasks are dealt, open or not.
         let mut left = None;
         while !self.stop.load(Ordering::SeqCst) {
             match self.open(left) {
-                Some(number) if self.enter(number) => {
+                Some(number) if self.enter(number, thread) => {
                     left = Some(number);
                     wait = Wait::new();
                 }
@@ -147,7 +191,7 @@ impl Regions {
 
     // Enters a region, shares its tasks and leaves once they are dealt. False when it
     // has been closed meanwhile.
-    fn enter(&self, number: u64) -> bool {
+    fn enter(&self, number: u64, thread: usize) -> bool {
         let enter = |now| (now & CLOSED == 0 && now / REGION == number).then_some(now + 1);
         if self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, enter).is_err() {
             return false;
@@ -158,8 +202,8 @@ impl Regions {
         // SAFETY: this thread is counted inside, so the region is not replaced.
         #[allow(unsafe_code)]
         let region = self.region.with(|region| unsafe { *region });
-        if let Some(Region { tasks, task }) = region {
-            let deal = std::panic::AssertUnwindSafe(|| self.deal(tasks, task));
+        if let Some(Region { task }) = region {
+            let deal = std::panic::AssertUnwindSafe(|| self.deal(thread, task));
             if std::panic::catch_unwind(deal).is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
@@ -203,12 +247,12 @@ mod models {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(preemptions);
         builder.check(move || {
-            let regions = Arc::new(Regions::new());
+            let regions = Arc::new(Regions::new(workers + 1));
             regions.start();
-            let handles: Vec<_> = (0..workers)
-                .map(|_| {
+            let handles: Vec<_> = (1..=workers)
+                .map(|worker| {
                     let regions = regions.clone();
-                    thread::spawn(move || regions.work())
+                    thread::spawn(move || regions.work(worker))
                 })
                 .collect();
             caller(&regions);

@@ -20,7 +20,7 @@ pub(super) fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> Mute
 
 #[cfg(not(all(test, loom)))]
 mod in_programs {
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
     use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ mod in_programs {
 #[cfg(all(test, loom))]
 mod in_models {
     pub(crate) use loom::cell::UnsafeCell;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64};
     pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
 
     /// Models have no clock: it is always time to sleep.

@@ -57,9 +57,12 @@ fn a_signal_before_the_answer_ends_the_program_at_once() {
     command.args(["chat", "-m"]).arg(model());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("rz can be started");
-    // It waits for a message that does not come. Until signals are handled, one ends it in the system's own way.
+    // It waits for a message that does not come: its input stays open, since the end of that would end it, too.
+    // Until signals are handled, one ends it in the system's own way.
+    let input = child.stdin.take();
     signal(&child, "INT");
     let status = child.wait().expect("an end");
+    drop(input);
     assert!(status.code() == Some(130) || status.signal() == Some(2), "{status:?}");
 }
 

@@ -147,6 +147,7 @@ macro_rules! isas {
             #[inline]
             pub fn run<Op: SimdOp>(self, op: Op) -> Op::Output {
                 match self.isa { $($(#[$arch])? IsaKind::$name => {
+                    // SAFETY of a call: the processor has the features of this row.
                     $(#[target_feature(enable = $feature)])*
                     #[allow(unused_unsafe, unsafe_code)]
                     unsafe fn enter<Op: SimdOp>(op: Op) -> Op::Output {

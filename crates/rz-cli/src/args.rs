@@ -172,6 +172,7 @@ impl Compute {
             max_batch: (self.batch as usize).min(context.max(1)),
             kv_type: self.kv_type,
             exact: self.exact,
+            ..LoadOptions::default()
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use rz_kernels::{Arena, Runtime, last_level_cache, read_all};
-use rz_model::{Batch, Forward, KV_BLOCK, Output, Want};
+use rz_model::{Batch, Forward, KV_BLOCK, KvGroup, Output, Want};
 
 use crate::EngineError;
 
@@ -125,19 +125,24 @@ fn timed(work: impl FnOnce() -> Result<(), EngineError>) -> Result<f64, EngineEr
 /// One sequence of made-up tokens.
 struct Runner<'a, F> {
     forward: &'a mut F,
-    table: Vec<u32>,
+    tables: Vec<Vec<u32>>,
     out: Output,
 }
 
 impl<'a, F: Forward> Runner<'a, F> {
     fn new(forward: &'a mut F, positions: usize) -> Runner<'a, F> {
-        Runner { forward, table: (0..positions.div_ceil(KV_BLOCK) as u32).collect(), out: Output::default() }
+        // In a group with a window, blocks take turns. What they held does not matter here.
+        let blocks = 0..positions.div_ceil(KV_BLOCK);
+        let table = |group: &KvGroup| blocks.clone().map(|i| (i % group.blocks) as u32).collect();
+        let tables = forward.kv_groups().iter().map(table).collect();
+        Runner { forward, tables, out: Output::default() }
     }
 
     // Computes the positions, at most `chunk` at a time, and the logits of each chunk's last.
     fn feed(&mut self, positions: Range<usize>, chunk: usize) -> Result<(), EngineError> {
         let chunk = chunk.min(self.forward.max_batch());
         let vocabulary = self.forward.vocabulary() as u32;
+        let tables: Vec<&[u32]> = self.tables.iter().map(Vec::as_slice).collect();
         let positions: Vec<u32> = positions.map(|position| position as u32).collect();
         for positions in positions.chunks(chunk) {
             let tokens: Vec<u32> =
@@ -150,7 +155,7 @@ impl<'a, F: Forward> Runner<'a, F> {
                 tokens: &tokens,
                 positions,
                 sequences: &vec![0; tokens.len()],
-                tables: &[&self.table],
+                tables: &tables,
                 outputs: &outputs,
             };
             let layers = 0..self.forward.layers();

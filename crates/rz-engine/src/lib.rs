@@ -8,6 +8,7 @@ mod model_file;
 mod perplexity;
 mod session;
 mod stop;
+mod tables;
 
 pub use bench::{BenchOptions, BenchReport, bench, median, read_bandwidth};
 pub use blocks::BlockPool;

@@ -1,9 +1,10 @@
 //! One sequence over a back end: its KV blocks and what is in them.
 
 use rz_model::sampler::{Candidates, Chain, StepContext};
-use rz_model::{Batch, Forward, KV_BLOCK, Output, Want};
+use rz_model::{Batch, Forward, Output, Want};
 
-use crate::{BlockPool, EngineError};
+use crate::EngineError;
+use crate::tables::Tables;
 
 /// Logits that one pass may compute, in bytes: when those of many tokens are wanted, chunks get shorter.
 const MAX_LOGITS: usize = 64 << 20;
@@ -16,12 +17,9 @@ const MAX_LOGITS: usize = 64 << 20;
 /// After an error the session holds the tokens of the chunks that succeeded, and can be used on.
 pub struct Session<F> {
     forward: F,
-    pool: BlockPool,
-    table: Vec<u32>,
+    tables: Tables,
     /// The tokens whose keys and values are stored.
     tokens: Vec<u32>,
-    /// The most tokens that there were since the sequence was last empty.
-    reached: usize,
     context: usize,
     chunk: usize,
     output: Output,
@@ -34,15 +32,14 @@ pub struct Session<F> {
 impl<F: Forward> Session<F> {
     /// An empty session that may use the whole KV storage, in chunks as long as the back end takes.
     pub fn new(forward: F) -> Self {
-        let blocks = forward.kv_blocks();
+        let max_batch = forward.max_batch().max(1);
+        let longest = forward.kv_groups().iter().map(|group| group.longest_sequence(max_batch)).min();
         Self {
-            pool: BlockPool::new(blocks),
-            context: blocks.saturating_mul(KV_BLOCK).min(u32::MAX as usize),
-            chunk: forward.max_batch().max(1),
+            tables: Tables::new(forward.kv_groups()),
+            context: longest.unwrap_or(0).min(u32::MAX as usize),
+            chunk: max_batch,
             forward,
-            table: Vec::new(),
             tokens: Vec::new(),
-            reached: 0,
             output: Output::default(),
             positions: Vec::new(),
             sequences: Vec::new(),
@@ -90,25 +87,14 @@ impl<F: Forward> Session<F> {
         self.forward
     }
 
-    /// Forgets all tokens but the first `len`; more than that where the back end no longer keeps what
+    /// Forgets all tokens but the first `len`; all of them where a layer with a window no longer has what
     /// continuing from `len` would need.
     pub fn truncate(&mut self, len: usize) {
         if len >= self.tokens.len() {
             return;
         }
-        let len = self.forward.resumable(self.reached, len);
-        self.tokens.truncate(len);
-        if self.tokens.is_empty() {
-            self.reached = 0;
-        }
-        self.give_back_blocks();
-    }
-
-    // Blocks behind those of the tokens.
-    fn give_back_blocks(&mut self) {
-        for block in self.table.drain(self.tokens.len().div_ceil(KV_BLOCK)..) {
-            self.pool.give_back(block);
-        }
+        self.tokens.truncate(if self.tables.hold(len) { len } else { 0 });
+        self.tables.truncate(self.tokens.len());
     }
 
     /// Forgets what differs from the prompt, and at least the prompt's last token, whose logits have to be
@@ -186,14 +172,10 @@ impl<F: Forward> Session<F> {
     pub(crate) fn pass(&mut self, tokens: &[u32], from: usize) -> Result<(), EngineError> {
         let start = self.tokens.len();
         self.check_fit(tokens.len())?;
-        while self.table.len() * KV_BLOCK < start + tokens.len() {
-            // The context is at most what all blocks hold, and this sequence is the only one.
-            let block = self.pool.take().ok_or(EngineError::ContextFull {
-                tokens: start + tokens.len(),
-                context: self.table.len() * KV_BLOCK,
-            })?;
-            self.table.push(block);
-        }
+        // The context is at most what all blocks hold, and this sequence is the only one.
+        let end = start + tokens.len();
+        let room = self.tables.extend(start, end);
+        room.map_err(|context| EngineError::ContextFull { tokens: end, context })?;
         self.positions.clear();
         self.positions.extend((start as u32..).take(tokens.len()));
         self.sequences.clear();
@@ -205,19 +187,18 @@ impl<F: Forward> Session<F> {
             tokens,
             positions: &self.positions,
             sequences: &self.sequences,
-            tables: &[&self.table],
+            tables: &self.tables.of_the_sequence(),
             outputs: &self.wants,
         };
         let layers = 0..self.forward.layers();
         if let Err(error) = self.forward.forward(&batch, layers, &mut self.output) {
             // Nothing was computed: only the blocks go back.
-            self.give_back_blocks();
+            self.tables.truncate(start);
             return Err(error.into());
         }
         let rows = tokens.len() - from.min(tokens.len());
         assert_eq!(self.output.logits.len(), rows * self.forward.vocabulary(), "the back end's logits");
         self.tokens.extend_from_slice(tokens);
-        self.reached = self.reached.max(self.tokens.len());
         Ok(())
     }
 }

@@ -70,7 +70,8 @@ pub struct KvView<'a, E> {
     pub keys: &'a [E],
     /// Values of every block of the layer.
     pub values: &'a [E],
-    /// The block that holds each `KV_BLOCK` positions of the sequence.
+    /// The block that holds each `KV_BLOCK` positions of the sequence. Entries of which no
+    /// query sees a position are not read.
     pub table: &'a [u32],
     /// KV heads of the layer: blocks hold their heads one after the other.
     pub heads: usize,
@@ -80,9 +81,6 @@ pub struct KvView<'a, E> {
     pub key_size: usize,
     /// Components of a value.
     pub value_size: usize,
-    /// Blocks after which the table starts anew, where old ones are overwritten: block
-    /// `i` of the sequence is entry `i % ring`. `None` for a table that keeps all.
-    pub ring: Option<usize>,
     /// `score = cap * tanh(score / cap)`.
     pub score_cap: Option<f32>,
 }
@@ -101,18 +99,13 @@ impl<'a, E> KvView<'a, E> {
     #[inline(always)]
     fn key_block(&self, block: usize) -> &'a [E] {
         let size = key_block(self.key_size);
-        &self.keys[(self.place(block) * self.heads + self.head) * size..][..size]
+        &self.keys[(self.table[block] as usize * self.heads + self.head) * size..][..size]
     }
 
     #[inline(always)]
     fn value_block(&self, block: usize) -> &'a [E] {
         let size = value_block(self.value_size);
-        &self.values[(self.place(block) * self.heads + self.head) * size..][..size]
-    }
-
-    #[inline(always)]
-    fn place(&self, block: usize) -> usize {
-        self.table[self.ring.map_or(block, |ring| block % ring)] as usize
+        &self.values[(self.table[block] as usize * self.heads + self.head) * size..][..size]
     }
 }
 
@@ -437,7 +430,6 @@ mod tests {
                 head,
                 key_size: self.key_size,
                 value_size: self.value_size,
-                ring: None,
                 score_cap: self.score_cap,
             }
         }
@@ -517,29 +509,22 @@ mod tests {
         }
     }
 
-    /// A table of few blocks, reused in turn, gives what a table of all blocks gives.
+    /// Entries behind what the queries see may name blocks that do not exist.
     #[test]
-    fn a_ring_of_blocks_serves_a_window() {
+    fn what_no_query_sees_is_not_read() {
         let (positions, window) = (300, 70);
         let all = Case::<f32>::new(positions, 1, 16, 16);
-        let ring = (window + KV_BLOCK - 2) / KV_BLOCK + 1;
         let q: Vec<f32> = (0..16).map(|d| value(d * 3)).collect();
         let kernels = Kernels::detect();
-        for end in [1, 40, 96, 97, 200, 299, 300] {
-            let query = Query { q: &q, first: usize::saturating_sub(end, window), end };
-            // The ring's blocks hold the latest of the positions that share them.
-            let mut case = Case::<f32>::new(positions, 1, 16, 16);
-            case.score_cap = all.score_cap;
-            for block in 0..end.div_ceil(KV_BLOCK) {
-                let (from, to) = (all.table[block] as usize, all.table[block % ring] as usize);
-                let keys = key_block(16);
-                case.keys[to * keys..][..keys].copy_from_slice(&all.keys[from * keys..][..keys]);
-                let values = value_block(16);
-                case.values[to * values..][..values].copy_from_slice(&all.values[from * values..][..values]);
-            }
-            let (mut expected, mut got) = ([0.0; 16], [0.0; 16]);
-            attend(kernels, all.view(0), &[query], &mut expected);
-            attend(kernels, KvView { ring: Some(ring), ..case.view(0) }, &[query], &mut got);
+        for end in [72, 97, 200, 299, 300] {
+            let queries =
+                [end - 1, end].map(|end: usize| Query { q: &q, first: end.saturating_sub(window), end });
+            let (mut expected, mut got) = ([0.0; 32], [0.0; 32]);
+            attend(kernels, all.view(0), &queries, &mut expected);
+            let mut table = all.table.clone();
+            table[..queries[0].first / KV_BLOCK].fill(u32::MAX);
+            table[end.div_ceil(KV_BLOCK)..].fill(u32::MAX);
+            attend(kernels, KvView { table: &table, ..all.view(0) }, &queries, &mut got);
             assert_eq!(got, expected, "{end}");
         }
     }

@@ -6,7 +6,7 @@ use std::error::Error;
 use rz_formats::Gguf;
 use rz_kernels::Runtime;
 use rz_model::sampler::{Candidates, Chain, StepContext};
-use rz_model::{Batch, CpuModel, Forward, KV_BLOCK, LoadOptions, Output, Want};
+use rz_model::{Batch, CpuModel, Forward, KV_BLOCK, KvGroup, LoadOptions, Output, Want};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,8 +21,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = LoadOptions { context: prompt + count, max_batch: prompt, ..LoadOptions::default() };
     let mut model = CpuModel::load(&Gguf::open(file)?, &Runtime::new(None)?, options, &mut |_, _| {})?;
 
-    // One sequence, in the first blocks of the cache.
-    let table: Vec<u32> = (0..(prompt + count).div_ceil(KV_BLOCK) as u32).collect();
+    // One sequence, in the first blocks of the cache. Where layers have a window, blocks take
+    // turns: there are enough of them for what a batch sees.
+    let blocks = 0..(prompt + count).div_ceil(KV_BLOCK);
+    let table = |group: &KvGroup| blocks.clone().map(|i| (i % group.blocks) as u32).collect();
+    let tables: Vec<Vec<u32>> = model.kv_groups().iter().map(table).collect();
+    let tables: Vec<&[u32]> = tables.iter().map(Vec::as_slice).collect();
     let (mut chain, mut candidates) = (Chain::greedy(), Candidates::new());
     let (mut fed, mut out) = (0, Output::default());
     for _ in 0..count {
@@ -36,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             tokens,
             positions: &positions,
             sequences: &sequences,
-            tables: &[&table],
+            tables: &tables,
             outputs: &outputs,
         };
         let layers = 0..model.layers();

@@ -22,7 +22,7 @@ pub(crate) fn attend_layer<E: KvElement>(
         let end = batch.positions[token] as usize + 1;
         Query { q, first: spec.window.map_or(0, |window| end.saturating_sub(window)), end }
     };
-    let view = |token: usize, kv_head: usize| kv.head(kv_head, batch.tables[batch.sequences[token] as usize]);
+    let view = |token: usize, kv_head: usize| kv.head(kv_head, batch.sequences[token], batch);
 
     if tokens < 2 * pass.team.threads() {
         // Few tokens: the KV heads are shared out.

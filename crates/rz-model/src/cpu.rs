@@ -9,14 +9,16 @@ use crate::arch::{self, Description};
 use crate::kv::KvStorage;
 use crate::pass::{Pass, Scratch};
 use crate::weights::{self, LayerWeights, Weights};
-use crate::{Batch, Forward, KV_BLOCK, KvType, LoadProgress, ModelError, ModelSpec, Output, Source};
+use crate::{Batch, Forward, KvGroup, KvRoom, KvType, LoadProgress, ModelError, ModelSpec, Output, Source};
 
 /// How to load a model.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
-    /// Positions that keys and values are reserved for, over all sequences; rounded up
-    /// to whole blocks. Memory is taken as they are used.
+    /// Positions of the longest sequence, rounded up to whole blocks.
     pub context: usize,
+    /// How much room there is for keys and values, over all sequences. Memory is taken as
+    /// it is used.
+    pub kv_room: KvRoom,
     /// Longest batch of one pass; at most 65,536.
     pub max_batch: usize,
     /// The type that keys and values are stored in.
@@ -29,11 +31,33 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> LoadOptions {
-        LoadOptions { context: 4096, max_batch: 512, kv_type: KvType::F16, exact: false }
+        LoadOptions {
+            context: 4096,
+            kv_room: KvRoom::Sequences(1),
+            max_batch: 512,
+            kv_type: KvType::F16,
+            exact: false,
+        }
     }
 }
 
 const LONGEST_BATCH: usize = 1 << 16;
+
+impl LoadOptions {
+    /// The type that keys and values are stored in: `kv_type`, or `f32` where all is exact.
+    pub fn stored_type(&self) -> KvType {
+        if self.exact { KvType::F32 } else { self.kv_type }
+    }
+
+    /// The groups of layers, and the blocks of each, that a model loaded with these options has.
+    ///
+    /// # Errors
+    /// When the bytes of [`KvRoom::Bytes`] are too few for one sequence of `context` positions.
+    pub fn kv_groups(&self, spec: &ModelSpec) -> Result<Vec<KvGroup>, ModelError> {
+        let max_batch = self.max_batch.clamp(1, LONGEST_BATCH);
+        KvGroup::of(spec, self.stored_type(), self.context, max_batch, self.kv_room)
+    }
+}
 
 /// A model whose weights and cache are in memory, run on the processor.
 pub struct CpuModel {
@@ -63,9 +87,8 @@ impl CpuModel {
             let weights = weights::load(origin, &spec, runtime, options.exact, progress)?;
             Ok((spec, weights))
         })?;
-        let kv_type = if options.exact { KvType::F32 } else { options.kv_type };
         let max_batch = options.max_batch.clamp(1, LONGEST_BATCH);
-        let kv = KvStorage::new(&spec, kv_type, options.context.max(1).div_ceil(KV_BLOCK), max_batch)?;
+        let kv = KvStorage::new(&spec, options.stored_type(), options.kv_groups(&spec)?)?;
         let scratch = Scratch::new(&spec, max_batch);
         Ok(CpuModel { spec, weights, unused, kv, max_batch, runtime: runtime.clone(), scratch })
     }
@@ -105,16 +128,24 @@ impl Forward for CpuModel {
         self.spec.layers.len()
     }
 
-    fn kv_blocks(&self) -> usize {
-        self.kv.blocks()
+    fn kv_groups(&self) -> &[KvGroup] {
+        self.kv.groups()
     }
 
     fn max_batch(&self) -> usize {
         self.max_batch
     }
 
-    fn resumable(&self, computed: usize, wanted: usize) -> usize {
-        self.kv.resumable(computed, wanted)
+    fn copy_block(&mut self, group: usize, from: u32, to: u32) {
+        self.kv.copy_block(group, from, to);
+    }
+
+    fn read_block(&self, group: usize, block: u32, bytes: &mut Vec<u8>) {
+        self.kv.read_block(group, block, bytes);
+    }
+
+    fn write_block(&mut self, group: usize, block: u32, bytes: &[u8]) -> Result<(), ModelError> {
+        self.kv.write_block(group, block, bytes)
     }
 
     fn forward(
@@ -123,7 +154,7 @@ impl Forward for CpuModel {
         layers: Range<usize>,
         out: &mut Output,
     ) -> Result<(), ModelError> {
-        batch.check(self.spec.vocabulary, self.kv.blocks(), self.max_batch)?;
+        batch.check(self.spec.vocabulary, self.kv.groups(), self.max_batch)?;
         let (tokens, width) = (batch.tokens.len(), self.spec.width);
         if layers.start > layers.end || layers.end > self.layers() {
             return Err(ModelError::Batch(format!("layers {layers:?} of {}", self.layers())));

@@ -94,6 +94,29 @@ pub enum ModelError {
         /// What the system said.
         cause: std::io::Error,
     },
+    /// The room for keys and values does not hold one sequence.
+    #[error(
+        "{bytes} bytes for keys and values are too few: a context of {context} tokens takes {needed}; \
+         give more, or choose a smaller context"
+    )]
+    KvRoom {
+        /// Bytes that were granted.
+        bytes: usize,
+        /// Bytes that one sequence takes.
+        needed: usize,
+        /// Its positions.
+        context: usize,
+    },
+    /// What is to fill a block of keys and values is not what one holds.
+    #[error(
+        "{found} bytes for a block of keys and values, expected {expected}: they are not from this model with these settings"
+    )]
+    KvBlock {
+        /// Bytes that were given.
+        found: usize,
+        /// Bytes of a block.
+        expected: usize,
+    },
     /// The batch breaks the contract of [`Forward::forward`](crate::Forward::forward).
     #[error("invalid batch: {0}")]
     Batch(String),

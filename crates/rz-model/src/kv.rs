@@ -1,11 +1,13 @@
 //! Storage of keys and values: blocks of positions, one region of memory for the keys
 //! and one for the values of each layer. Which block holds what is the caller's business.
 
+use std::ops::Range;
+
 use half::f16;
 use rz_kernels::{Arena, KV_BLOCK, KvElement, KvView, LANES, Team, key_block, value_block};
 
 use crate::spec::AttentionSpec;
-use crate::{Batch, ModelError, ModelSpec};
+use crate::{Batch, KvGroup, ModelError, ModelSpec, NO_BLOCK};
 
 /// The type that keys and values are stored in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +34,7 @@ impl KvType {
 
 pub(crate) struct KvStorage {
     kv_type: KvType,
-    blocks: usize,
+    groups: Vec<KvGroup>,
     layers: Vec<LayerKv>,
 }
 
@@ -42,10 +44,7 @@ struct LayerKv {
     heads: usize,
     key_size: usize,
     value_size: usize,
-    /// Blocks that a sequence takes turns with, in a layer that sees a window only: the
-    /// first of its table. What they held before is out of sight.
-    ring: Option<usize>,
-    window: Option<usize>,
+    group: usize,
 }
 
 /// One layer's storage, typed.
@@ -55,23 +54,24 @@ pub(crate) struct LayerView<'a, E> {
     heads: usize,
     key_size: usize,
     value_size: usize,
-    ring: Option<usize>,
+    group: usize,
+    groups: usize,
     score_cap: Option<f32>,
 }
 
 impl KvStorage {
-    /// Reserves `blocks` blocks for every layer. Memory is taken when they are written.
-    ///
-    /// A layer with a window keeps the window and one batch of a sequence: batches must
-    /// not be longer than `max_batch`.
+    /// Reserves the blocks of the groups, which are those of `spec`. Memory is taken when they
+    /// are written.
     pub(crate) fn new(
         spec: &ModelSpec,
         kv_type: KvType,
-        blocks: usize,
-        max_batch: usize,
+        groups: Vec<KvGroup>,
     ) -> Result<KvStorage, ModelError> {
-        let reserve = |elements: usize| {
-            let bytes = elements.checked_mul(blocks).and_then(|n| n.checked_mul(kv_type.bytes()));
+        let reserve = |elements: usize, blocks: usize| {
+            // More blocks than ids cannot be named, and no memory holds them.
+            let nameable = (blocks <= NO_BLOCK as usize).then_some(blocks);
+            let bytes =
+                nameable.and_then(|n| n.checked_mul(elements)).and_then(|n| n.checked_mul(kv_type.bytes()));
             let purpose = "the keys and values: choose a smaller context";
             let memory = |cause| ModelError::Memory { bytes: bytes.unwrap_or(usize::MAX), purpose, cause };
             let bytes = bytes.ok_or_else(|| memory(std::io::ErrorKind::OutOfMemory.into()))?;
@@ -81,27 +81,73 @@ impl KvStorage {
             .layers
             .iter()
             .map(|layer| {
-                let attention = &layer.attention;
+                let AttentionSpec { kv_heads, key_size, value_size, window, .. } = layer.attention;
+                let group = groups.iter().position(|group| group.window == window);
+                let group = group.expect("a group for each window");
                 Ok(LayerKv {
-                    keys: reserve(attention.kv_heads * key_block(attention.key_size))?,
-                    values: reserve(attention.kv_heads * value_block(attention.value_size))?,
-                    heads: attention.kv_heads,
-                    key_size: attention.key_size,
-                    value_size: attention.value_size,
-                    ring: attention.window.map(|window| ring(window, max_batch)),
-                    window: attention.window,
+                    keys: reserve(kv_heads * key_block(key_size), groups[group].blocks)?,
+                    values: reserve(kv_heads * value_block(value_size), groups[group].blocks)?,
+                    heads: kv_heads,
+                    key_size,
+                    value_size,
+                    group,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
-        Ok(KvStorage { kv_type, blocks, layers })
+        Ok(KvStorage { kv_type, groups, layers })
     }
 
-    pub(crate) fn blocks(&self) -> usize {
-        self.blocks
+    pub(crate) fn groups(&self) -> &[KvGroup] {
+        &self.groups
     }
 
     pub(crate) fn kv_type(&self) -> KvType {
         self.kv_type
+    }
+
+    /// See [`Forward::copy_block`](crate::Forward::copy_block).
+    pub(crate) fn copy_block(&mut self, group: usize, from: u32, to: u32) {
+        let kv_type = self.kv_type;
+        for layer in self.layers_of(group, [from, to]) {
+            let [keys, values] = layer.places(kv_type, from);
+            let [to_keys, to_values] = layer.places(kv_type, to);
+            layer.keys.copy_within(keys, to_keys.start);
+            layer.values.copy_within(values, to_values.start);
+        }
+    }
+
+    /// See [`Forward::read_block`](crate::Forward::read_block).
+    pub(crate) fn read_block(&self, group: usize, block: u32, bytes: &mut Vec<u8>) {
+        assert!((block as usize) < self.groups[group].blocks, "block {block} of group {group}");
+        for layer in self.layers.iter().filter(|layer| layer.group == group) {
+            let [keys, values] = layer.places(self.kv_type, block);
+            bytes.extend_from_slice(&layer.keys[keys]);
+            bytes.extend_from_slice(&layer.values[values]);
+        }
+    }
+
+    /// See [`Forward::write_block`](crate::Forward::write_block).
+    pub(crate) fn write_block(&mut self, group: usize, block: u32, bytes: &[u8]) -> Result<(), ModelError> {
+        let (kv_type, expected) = (self.kv_type, self.groups[group].block_bytes);
+        if bytes.len() != expected {
+            return Err(ModelError::KvBlock { found: bytes.len(), expected });
+        }
+        let mut rest = bytes;
+        for layer in self.layers_of(group, [block; 2]) {
+            let [keys, values] = layer.places(kv_type, block);
+            let (now, after) = rest.split_at(keys.len());
+            layer.keys[keys].copy_from_slice(now);
+            let (now, after) = after.split_at(values.len());
+            layer.values[values].copy_from_slice(now);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn layers_of(&mut self, group: usize, blocks: [u32; 2]) -> impl Iterator<Item = &mut LayerKv> {
+        let known = blocks.into_iter().all(|block| (block as usize) < self.groups[group].blocks);
+        assert!(known, "blocks {blocks:?} of group {group}");
+        self.layers.iter_mut().filter(move |layer| layer.group == group)
     }
 
     /// Writes the keys and values of a batch, rows of all KV heads, to a layer's blocks.
@@ -115,58 +161,54 @@ impl KvStorage {
     ) {
         let layer = &mut self.layers[layer];
         match self.kv_type {
-            KvType::F16 => layer.write::<f16>(team, self.blocks, batch, keys, values),
-            KvType::F32 => layer.write::<f32>(team, self.blocks, batch, keys, values),
+            KvType::F16 => layer.write::<f16>(team, &self.groups, batch, keys, values),
+            KvType::F32 => layer.write::<f32>(team, &self.groups, batch, keys, values),
         }
-    }
-
-    /// See [`Forward::resumable`](crate::Forward::resumable).
-    pub(crate) fn resumable(&self, computed: usize, wanted: usize) -> usize {
-        // The oldest positions that every ring still holds.
-        let lost = |layer: &LayerKv| match layer.ring {
-            Some(ring) => computed.div_ceil(KV_BLOCK).saturating_sub(ring) * KV_BLOCK,
-            None => 0,
-        };
-        let windows = self.layers.iter().filter_map(|layer| Some((lost(layer), layer.window?)));
-        let whole = windows.into_iter().all(|(lost, window)| (wanted + 1).saturating_sub(window) >= lost);
-        if whole { wanted } else { 0 }
     }
 
     /// A layer's storage; `E` must be the type that it was made with.
     pub(crate) fn layer<E: KvElement>(&self, layer: usize, spec: &AttentionSpec) -> LayerView<'_, E> {
         debug_assert_eq!(size_of::<E>(), self.kv_type.bytes());
-        let LayerKv { keys, values, heads, key_size, value_size, ring, .. } = &self.layers[layer];
+        let LayerKv { keys, values, heads, key_size, value_size, group } = &self.layers[layer];
         LayerView {
             keys: elements(keys),
             values: elements(values),
             heads: *heads,
             key_size: *key_size,
             value_size: *value_size,
-            ring: *ring,
+            group: *group,
+            groups: self.groups.len(),
             score_cap: spec.score_cap,
         }
     }
 }
 
 impl LayerKv {
+    // Where a block's keys and values lie.
+    fn places(&self, kv_type: KvType, block: u32) -> [Range<usize>; 2] {
+        [key_block(self.key_size), value_block(self.value_size)].map(|elements| {
+            let bytes = self.heads * elements * kv_type.bytes();
+            block as usize * bytes..(block as usize + 1) * bytes
+        })
+    }
+
     // Each task owns a range of blocks and writes the tokens that lie in it.
     fn write<E: KvElement>(
         &mut self,
         team: &Team<'_>,
-        blocks: usize,
+        groups: &[KvGroup],
         batch: &Batch<'_>,
         keys: &[f32],
         values: &[f32],
     ) {
-        let (key_size, value_size, heads, ring) = (self.key_size, self.value_size, self.heads, self.ring);
+        let (key_size, value_size, heads) = (self.key_size, self.value_size, self.heads);
+        let places = Places { batch, group: self.group, groups };
         let stride = value_size.next_multiple_of(LANES);
         scatter::<E>(
             team,
             &mut self.keys,
-            blocks,
             heads * key_block(key_size),
-            batch,
-            ring,
+            &places,
             |token, slot, block: &mut [E]| {
                 let row = &keys[token * heads * key_size..][..heads * key_size];
                 for (key, block) in
@@ -181,10 +223,8 @@ impl LayerKv {
         scatter::<E>(
             team,
             &mut self.values,
-            blocks,
             heads * value_block(value_size),
-            batch,
-            ring,
+            &places,
             |token, slot, block: &mut [E]| {
                 let row = &values[token * heads * value_size..][..heads * value_size];
                 let block = block.chunks_exact_mut(value_block(value_size));
@@ -198,29 +238,38 @@ impl LayerKv {
     }
 }
 
+// Where the tokens of a batch lie in a group.
+struct Places<'a> {
+    batch: &'a Batch<'a>,
+    group: usize,
+    groups: &'a [KvGroup],
+}
+
+impl Places<'_> {
+    // The token's block and its slot there.
+    fn of(&self, token: usize) -> (usize, usize) {
+        let position = self.batch.positions[token] as usize;
+        let table = self.batch.tables[self.batch.sequences[token] as usize * self.groups.len() + self.group];
+        (table[position / KV_BLOCK] as usize, position % KV_BLOCK)
+    }
+}
+
 // Hands each token of the batch its block, as `write(token, slot in the block, block)`.
 fn scatter<E: KvElement>(
     team: &Team<'_>,
     arena: &mut Arena,
-    blocks: usize,
     size: usize,
-    batch: &Batch<'_>,
-    ring: Option<usize>,
+    places: &Places<'_>,
     write: impl Fn(usize, usize, &mut [E]) + Sync,
 ) {
-    let place = |token: usize| {
-        let position = batch.positions[token] as usize;
-        let table = batch.tables[batch.sequences[token] as usize];
-        let block = position / KV_BLOCK;
-        (table[ring.map_or(block, |ring| block % ring)] as usize, position % KV_BLOCK)
-    };
+    let blocks = places.groups[places.group].blocks;
     let storage: &mut [E] = bytemuck::cast_slice_mut(&mut arena[..blocks * size * size_of::<E>()]);
     // A few tokens are not worth waking anybody for.
     const FEW: usize = 8;
-    let tokens = batch.tokens.len();
+    let tokens = places.batch.tokens.len();
     if tokens <= FEW {
         for token in 0..tokens {
-            let (block, slot) = place(token);
+            let (block, slot) = places.of(token);
             write(token, slot, &mut storage[block * size..][..size]);
         }
         return;
@@ -228,7 +277,7 @@ fn scatter<E: KvElement>(
     team.rows(storage, size, |first, rows| {
         let here = first..first + rows.len() / size;
         for token in 0..tokens {
-            let (block, slot) = place(token);
+            let (block, slot) = places.of(token);
             if here.contains(&block) {
                 write(token, slot, &mut rows[(block - first) * size..][..size]);
             }
@@ -237,26 +286,19 @@ fn scatter<E: KvElement>(
 }
 
 impl<'a, E> LayerView<'a, E> {
-    /// The blocks of one head that a sequence's table names.
-    pub(crate) fn head(&self, head: usize, table: &'a [u32]) -> KvView<'a, E> {
+    /// The blocks of one head that a sequence's tables name.
+    pub(crate) fn head(&self, head: usize, sequence: u32, batch: &Batch<'a>) -> KvView<'a, E> {
         KvView {
             keys: self.keys,
             values: self.values,
-            table,
+            table: batch.tables[sequence as usize * self.groups + self.group],
             heads: self.heads,
             head,
             key_size: self.key_size,
             value_size: self.value_size,
-            ring: self.ring,
             score_cap: self.score_cap,
         }
     }
-}
-
-// The first token of a batch sees back to the window's start while the last is written:
-// `window + max_batch - 1` positions, wherever the blocks begin.
-fn ring(window: usize, max_batch: usize) -> usize {
-    (window + max_batch).saturating_sub(2) / KV_BLOCK + 2
 }
 
 fn elements<E: KvElement>(arena: &Arena) -> &[E] {

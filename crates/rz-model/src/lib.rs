@@ -6,6 +6,7 @@ mod batch;
 mod cpu;
 mod error;
 mod folder;
+mod groups;
 mod kv;
 mod layout;
 mod origin;
@@ -18,6 +19,7 @@ mod weights;
 pub use batch::{Batch, Forward, KV_BLOCK, Output, Want};
 pub use cpu::{CpuModel, LoadOptions};
 pub use error::ModelError;
+pub use groups::{KvGroup, KvRoom, NO_BLOCK};
 pub use kv::KvType;
 pub use source::Source;
 pub use spec::{

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{bad, load, logits};
 use rz_kernels::Runtime;
-use rz_model::{Batch, CpuModel, Forward, KvType, LoadOptions, Output, Want};
+use rz_model::{Batch, CpuModel, Forward, LoadOptions, Output, Want};
 use rz_testkit::fixture;
 
 struct Counting;
@@ -61,7 +61,7 @@ fn refusals() {
 /// Passes of the real model, with one thread: with more, calling the workers takes a few
 /// hundred bytes.
 fn passes() {
-    let options = LoadOptions { context: 256, max_batch: 64, kv_type: KvType::F16, exact: false };
+    let options = LoadOptions { context: 256, max_batch: 64, ..LoadOptions::default() };
     let mut model = load(&fixture("SmolLM2-135M-Instruct.Q4_1.gguf"), 1, options);
     let tokens: Vec<u32> = (0..64).map(|i| i * 37 + 5).collect();
     let positions: Vec<u32> = (0..64).collect();

@@ -3,20 +3,18 @@
 
 mod common;
 
+use common::tables::Tables;
 use common::{every_runtime, tiny_file};
 use rz_formats::Gguf;
 use rz_kernels::Runtime;
 use rz_model::arch::{ARCHS, describe};
-use rz_model::{Batch, CpuModel, Forward, KV_BLOCK, KvType, LoadOptions, Output, Want};
+use rz_model::{Batch, CpuModel, Forward, KvRoom, KvType, LoadOptions, Output, Want};
 use rz_quant::DType;
 use rz_testkit::gguf::{Random, TinyLlama};
 use rz_testkit::{committed, fixture};
 
-/// A sequence and where its keys and values lie.
-struct Sequence {
-    tokens: Vec<u32>,
-    table: Vec<u32>,
-}
+/// The tokens of a sequence.
+type Sequence = Vec<u32>;
 
 /// Batches, each a list of sequences of which it takes the next token.
 type Plan = Vec<Vec<usize>>;
@@ -33,26 +31,39 @@ fn want(sequence: usize, position: usize) -> Want {
 }
 
 /// Feeds the sequences as planned, each batch through the layers before `cut` first and
-/// then through the rest.
-fn feed(model: &mut CpuModel, sequences: &[Sequence], plan: &Plan, cut: Option<usize>) -> Results {
-    let tables: Vec<&[u32]> = sequences.iter().map(|sequence| &sequence.table[..]).collect();
+/// then through the rest. Each time they lie in other blocks, which hold what those before
+/// have left.
+fn feed(
+    model: &mut CpuModel,
+    sequences: &[Sequence],
+    plan: &Plan,
+    cut: Option<usize>,
+    random: &mut Random,
+) -> Results {
+    let mut tables = Tables::new(model.kv_groups(), sequences.len(), random.bits());
     let mut results: Results = vec![Vec::new(); sequences.len()];
     let mut fed = vec![0; sequences.len()];
     let mut out = Output::default();
     for steps in plan {
         let (mut tokens, mut positions, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+        let before = fed.clone();
         for &sequence in steps {
-            tokens.push(sequences[sequence].tokens[fed[sequence]]);
+            tokens.push(sequences[sequence][fed[sequence]]);
             positions.push(fed[sequence] as u32);
             outputs.push(want(sequence, fed[sequence]));
             fed[sequence] += 1;
+        }
+        for (sequence, (&before, &after)) in before.iter().zip(&fed).enumerate() {
+            if before < after {
+                tables.make_room(sequence, before..after);
+            }
         }
         let numbers: Vec<u32> = steps.iter().map(|&sequence| sequence as u32).collect();
         let batch = Batch {
             tokens: &tokens,
             positions: &positions,
             sequences: &numbers,
-            tables: &tables,
+            tables: &tables.named(),
             outputs: &outputs,
         };
         let layers = model.layers();
@@ -77,7 +88,7 @@ fn feed(model: &mut CpuModel, sequences: &[Sequence], plan: &Plan, cut: Option<u
 /// One sequence after the other, each in chunks.
 fn in_chunks(sequences: &[Sequence], chunk: usize) -> Plan {
     let chunks = sequences.iter().enumerate().flat_map(|(i, sequence)| {
-        let lengths = sequence.tokens.chunks(chunk).map(<[u32]>::len);
+        let lengths = sequence.chunks(chunk).map(<[u32]>::len);
         lengths.map(move |length| vec![i; length])
     });
     chunks.collect()
@@ -85,7 +96,7 @@ fn in_chunks(sequences: &[Sequence], chunk: usize) -> Plan {
 
 /// All sequences at once: batches of any length in which any sequence's token may come next.
 fn interleaved(sequences: &[Sequence], longest: usize, random: &mut Random) -> Plan {
-    let mut left: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+    let mut left: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
     let mut plan = Plan::new();
     while left.iter().any(|&left| left > 0) {
         let length = 1 + random.below(longest as u64) as usize;
@@ -102,34 +113,11 @@ fn interleaved(sequences: &[Sequence], longest: usize, random: &mut Random) -> P
     plan
 }
 
-/// Sequences of these lengths, in blocks that lie anywhere.
-fn sequences(lengths: &[usize], vocabulary: usize, random: &mut Random) -> Vec<Sequence> {
-    let blocks = lengths.iter().map(|length| length.div_ceil(KV_BLOCK));
-    let mut free: Vec<u32> = (0..blocks.sum::<usize>() as u32).collect();
-    let mut take = |random: &mut Random| free.swap_remove(random.below(free.len() as u64) as usize);
-    lengths
-        .iter()
-        .map(|&length| Sequence {
-            tokens: (0..length).map(|_| random.below(vocabulary as u64) as u32).collect(),
-            table: (0..length.div_ceil(KV_BLOCK)).map(|_| take(random)).collect(),
-        })
-        .collect()
-}
-
-/// The sequences once more, in other blocks.
-fn elsewhere(sequences: &[Sequence], random: &mut Random) -> Vec<Sequence> {
-    let mut blocks: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.table.clone()).collect();
-    for i in (1..blocks.len()).rev() {
-        blocks.swap(i, random.below(i as u64 + 1) as usize);
-    }
-    let mut blocks = blocks.into_iter();
-    sequences
-        .iter()
-        .map(|sequence| Sequence {
-            tokens: sequence.tokens.clone(),
-            table: blocks.by_ref().take(sequence.table.len()).collect(),
-        })
-        .collect()
+/// Sequences of these lengths.
+fn sequences(lengths: &[usize], vocabulary: usize) -> Vec<Sequence> {
+    let random = &mut Random::new(3);
+    let mut tokens = |&length: &usize| (0..length).map(|_| random.below(vocabulary as u64) as u32).collect();
+    lengths.iter().map(&mut tokens).collect()
 }
 
 fn assert_same(got: &Results, expected: &Results, what: &str) {
@@ -153,33 +141,30 @@ fn check(
     options: LoadOptions,
     what: &str,
 ) {
-    let positions = lengths.iter().map(|length| length.next_multiple_of(KV_BLOCK)).sum();
     let longest = lengths.iter().max().copied().unwrap_or(1);
     let load = |runtime: &Runtime, max_batch: usize| {
-        let options = LoadOptions { context: positions, max_batch, ..options };
+        let kv_room = KvRoom::Sequences(lengths.len());
+        let options = LoadOptions { context: longest, kv_room, max_batch, ..options };
         CpuModel::load(gguf, runtime, options, &mut |_, _| ()).expect("a supported model")
     };
     let random = &mut Random::new(7);
     let mut alone = load(&runtimes[0], longest);
-    let sequences = sequences(lengths, alone.vocabulary(), &mut Random::new(3));
-    let expected = feed(&mut alone, &sequences, &in_chunks(&sequences, 1), None);
+    let sequences = sequences(lengths, alone.vocabulary());
+    let expected = feed(&mut alone, &sequences, &in_chunks(&sequences, 1), None, random);
     assert!(expected.iter().flatten().flatten().all(|x| x.is_finite()), "{what}");
     for runtime in runtimes {
         let mut model = load(runtime, max_batch);
         for chunk in [1, 7, 64, max_batch].into_iter().filter(|&chunk| chunk <= max_batch) {
             let what = format!("{what}, {runtime:?}, chunks of {chunk}");
-            // Other blocks each time, which hold what the last sequences have left.
-            let sequences = elsewhere(&sequences, random);
-            let got = feed(&mut model, &sequences, &in_chunks(&sequences, chunk), None);
+            let got = feed(&mut model, &sequences, &in_chunks(&sequences, chunk), None, random);
             assert_same(&got, &expected, &what);
         }
         for most in [5, max_batch] {
             let what = format!("{what}, {runtime:?}, interleaved, up to {most} at once");
-            let others = elsewhere(&sequences, random);
-            let plan = interleaved(&others, most, random);
-            assert_same(&feed(&mut model, &others, &plan, None), &expected, &what);
+            let plan = interleaved(&sequences, most, random);
+            assert_same(&feed(&mut model, &sequences, &plan, None, random), &expected, &what);
             for cut in 1..model.layers() {
-                let got = feed(&mut model, &others, &plan, Some(cut));
+                let got = feed(&mut model, &sequences, &plan, Some(cut), random);
                 assert_same(&got, &expected, &format!("{what}, cut before layer {cut}"));
             }
         }
@@ -203,7 +188,13 @@ const LENGTHS: [usize; 4] = [70, 33, 1, 32];
 
 /// The cache in both types, and everything in single precision. Sizes are each test's own.
 const OPTIONS: [LoadOptions; 3] = {
-    let default = LoadOptions { context: 0, max_batch: 0, kv_type: KvType::F16, exact: false };
+    let default = LoadOptions {
+        context: 0,
+        kv_room: KvRoom::Sequences(0),
+        max_batch: 0,
+        kv_type: KvType::F16,
+        exact: false,
+    };
     [default, LoadOptions { kv_type: KvType::F32, ..default }, LoadOptions { exact: true, ..default }]
 };
 
@@ -270,8 +261,8 @@ fn every_family() {
         let length = if spec.learned_positions { spec.context.min(230) } else { 230 };
         for options in OPTIONS {
             let what = format!("{}, {options:?}", path.display());
-            // Batches far shorter than the sequences: what a layer with a window keeps is
-            // overwritten several times.
+            // Batches far shorter than the sequences: a layer with a window uses its blocks
+            // several times.
             check(&gguf, &runtimes, &[length, 70, 1], 47, options, &what);
         }
     }
@@ -289,22 +280,21 @@ fn smollm2() {
 
 /// As [`check`], with less repetition: the real model has thirty layers.
 fn check_once(gguf: &Gguf, runtimes: &[Runtime], kv_type: KvType, what: &str) {
-    let options = LoadOptions { context: 256, max_batch: 128, kv_type, exact: false };
+    let kv_room = KvRoom::Sequences(3);
+    let options = LoadOptions { context: 70, kv_room, max_batch: 128, kv_type, exact: false };
     let random = &mut Random::new(11);
     let mut expected = None;
     for runtime in runtimes {
         let mut model = CpuModel::load(gguf, runtime, options, &mut |_, _| ()).expect("a supported model");
-        let sequences = sequences(&[70, 9, 40], model.vocabulary(), &mut Random::new(5));
-        let expected =
-            expected.get_or_insert_with(|| feed(&mut model, &sequences, &in_chunks(&sequences, 1), None));
+        let sequences = sequences(&[70, 9, 40], model.vocabulary());
+        let expected = expected
+            .get_or_insert_with(|| feed(&mut model, &sequences, &in_chunks(&sequences, 1), None, random));
         for chunk in [7, 64, 70] {
-            let sequences = elsewhere(&sequences, random);
-            let got = feed(&mut model, &sequences, &in_chunks(&sequences, chunk), None);
+            let got = feed(&mut model, &sequences, &in_chunks(&sequences, chunk), None, random);
             assert_same(&got, expected, &format!("{what}, {runtime:?}, chunks of {chunk}"));
         }
-        let others = elsewhere(&sequences, random);
-        let plan = interleaved(&others, 50, random);
-        let got = feed(&mut model, &others, &plan, Some(13));
+        let plan = interleaved(&sequences, 50, random);
+        let got = feed(&mut model, &sequences, &plan, Some(13), random);
         assert_same(&got, expected, &format!("{what}, {runtime:?}, interleaved, in two parts"));
     }
 }

@@ -162,7 +162,13 @@ impl Maker {
         let expected = reference.logits(&tokens);
         for runtime in every_runtime(2) {
             for (exact, limit) in [(true, 1e-9), (false, 1e-5)] {
-                let options = LoadOptions { context: CONTEXT, max_batch: 40, kv_type: KvType::F32, exact };
+                let options = LoadOptions {
+                    context: CONTEXT,
+                    max_batch: 40,
+                    kv_type: KvType::F32,
+                    exact,
+                    ..LoadOptions::default()
+                };
                 let mut model =
                     CpuModel::load(&gguf, &runtime, options, &mut |_, _| ()).expect("a supported model");
                 assert_eq!(model.unused_tensors(), &[] as &[String]);

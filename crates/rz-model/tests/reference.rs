@@ -27,7 +27,8 @@ fn check(what: &str, metadata: Metadata, tensors: &[TinyTensor]) {
         for (exact, kv_type, limit) in
             [(true, KvType::F16, EXACT), (false, KvType::F32, DEFAULT), (false, KvType::F16, DEFAULT)]
         {
-            let options = LoadOptions { context: 64, max_batch: 64, kv_type, exact };
+            let options =
+                LoadOptions { context: 64, max_batch: 64, kv_type, exact, ..LoadOptions::default() };
             let mut model =
                 CpuModel::load(&gguf, &runtime, options, &mut |_, _| ()).expect("a supported model");
             assert_eq!(model.vocabulary() as u64, vocabulary);

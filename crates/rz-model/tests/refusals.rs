@@ -9,11 +9,16 @@ use common::bad::{self, Expected};
 use common::tiny_file;
 use rz_formats::Gguf;
 use rz_kernels::Runtime;
-use rz_model::{Batch, CpuModel, Forward, KV_BLOCK, LoadOptions, ModelError, Output, Want};
+use rz_model::{Batch, CpuModel, Forward, KV_BLOCK, KvRoom, LoadOptions, ModelError, NO_BLOCK, Output, Want};
 use rz_testkit::gguf::{TinyLlama, gguf_bytes};
 
-const OPTIONS: LoadOptions =
-    LoadOptions { context: 128, max_batch: 8, kv_type: rz_model::KvType::F16, exact: false };
+const OPTIONS: LoadOptions = LoadOptions {
+    context: 128,
+    kv_room: KvRoom::Sequences(1),
+    max_batch: 8,
+    kv_type: rz_model::KvType::F16,
+    exact: false,
+};
 
 fn load(gguf: &Gguf, options: LoadOptions) -> Result<CpuModel, ModelError> {
     CpuModel::load(gguf, &Runtime::new(Some(1)).expect("threads"), options, &mut |_, _| ())
@@ -131,8 +136,10 @@ fn batches_that_make_no_sense() {
         (Batch { sequences: &[0, u32::MAX, 0], ..good }, &["sequence 4294967295"]),
         (Batch { tables: &[], ..good }, &["sequence 0", "there are 0"]),
         (Batch { tables: &[&[3, 4]], ..good }, &["KV block 4", "there are 4"]),
-        (Batch { tables: &[&[3, 0], &[u32::MAX]], ..good }, &["KV block 4294967295"]),
-        (Batch { tables: &[&[]], ..good }, &["position 0", "0 blocks"]),
+        (Batch { tables: &[&[3, 0], &[NO_BLOCK - 1]], ..good }, &["KV block 4294967294"]),
+        (Batch { tables: &[&[NO_BLOCK, 0]], ..good }, &["position 0", "entry 0", "no block"]),
+        (Batch { positions: &[33, 34, 35], tables: &[&[NO_BLOCK, 0]], ..good }, &["position 33", "entry 0"]),
+        (Batch { tables: &[&[]], ..good }, &["position 2", "0 blocks"]),
         (Batch { positions: &beyond, ..good }, &["position 64", "2 blocks"]),
         (Batch { positions: &[0, 1, u32::MAX], ..good }, &["position 4294967295"]),
     ];

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use rz_model::{Batch, Forward, KV_BLOCK, ModelError, Output, Want};
+use rz_model::{Batch, Forward, KV_BLOCK, KvGroup, ModelError, Output, Want};
 
 type Scores = Box<dyn Fn(&[u32]) -> Vec<f32>>;
 
@@ -16,6 +16,7 @@ pub struct Fake {
     pub scores: Scores,
     /// Token and position of each slot.
     storage: Vec<Option<(u32, u32)>>,
+    groups: [KvGroup; 1],
     /// Length of each batch, and how many of its tokens wanted logits.
     pub calls: Vec<(usize, usize)>,
     /// The call that fails, after it has overwritten its slots.
@@ -62,6 +63,7 @@ impl Fake {
             max_batch,
             scores: Box::new(scores),
             storage,
+            groups: [KvGroup { window: None, blocks, block_bytes: KV_BLOCK * 8 }],
             calls: vec![],
             fail_at: None,
             on_call: Box::new(|_| {}),
@@ -78,8 +80,32 @@ impl Forward for Fake {
         3
     }
 
-    fn kv_blocks(&self) -> usize {
-        self.storage.len() / KV_BLOCK
+    fn kv_groups(&self) -> &[KvGroup] {
+        &self.groups
+    }
+
+    fn copy_block(&mut self, _group: usize, from: u32, to: u32) {
+        let from = from as usize * KV_BLOCK;
+        self.storage.copy_within(from..from + KV_BLOCK, to as usize * KV_BLOCK);
+    }
+
+    fn read_block(&self, _group: usize, block: u32, bytes: &mut Vec<u8>) {
+        for slot in &self.storage[block as usize * KV_BLOCK..][..KV_BLOCK] {
+            let (token, position) = slot.unwrap_or((u32::MAX, u32::MAX));
+            bytes.extend([token, position].into_iter().flat_map(u32::to_le_bytes));
+        }
+    }
+
+    fn write_block(&mut self, _group: usize, block: u32, bytes: &[u8]) -> Result<(), ModelError> {
+        let (slots, rest) = bytes.as_chunks::<8>();
+        if slots.len() != KV_BLOCK || !rest.is_empty() {
+            return Err(ModelError::KvBlock { found: bytes.len(), expected: KV_BLOCK * 8 });
+        }
+        for (slot, bytes) in self.storage[block as usize * KV_BLOCK..].iter_mut().zip(slots) {
+            let [token, position] = [0, 4].map(|at| u32::from_le_bytes([0, 1, 2, 3].map(|i| bytes[at + i])));
+            *slot = (token != u32::MAX).then_some((token, position));
+        }
+        Ok(())
     }
 
     fn max_batch(&self) -> usize {

@@ -3,15 +3,17 @@
 
 pub(crate) mod bad;
 pub(crate) mod recorded;
+pub(crate) mod tables;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rz_formats::{Gguf, Metadata};
 use rz_kernels::{IsaKind, Kernels, Pool, Runtime};
-use rz_model::{Batch, CpuModel, Forward, KV_BLOCK, LoadOptions, Output, Want};
+use rz_model::{Batch, CpuModel, Forward, LoadOptions, Output, Want};
 use rz_quant::DType;
 use rz_testkit::gguf::{TinyLlama, TinyTensor, gguf_bytes};
+use tables::Tables;
 
 pub(crate) fn load(path: &Path, threads: usize, options: LoadOptions) -> CpuModel {
     let gguf = Gguf::open(path).expect("a readable file");
@@ -44,20 +46,19 @@ pub(crate) fn tiny_file(tiny: &TinyLlama) -> Gguf {
     Gguf::from_bytes("tiny.gguf", gguf_bytes(metadata, &tensors)).expect("a valid file")
 }
 
-/// The logits of every token, fed `chunk` at a time at positions from 0, with the blocks
-/// of the cache in reverse order.
+/// The logits of every token, fed `chunk` at a time at positions from 0.
 pub(crate) fn logits(model: &mut dyn Forward, tokens: &[u32], chunk: usize) -> Vec<f32> {
-    let blocks = tokens.len().div_ceil(KV_BLOCK) as u32;
-    let table: Vec<u32> = (0..blocks).rev().collect();
+    let mut tables = Tables::new(model.kv_groups(), 1, 1);
     let (mut all, mut out) = (Vec::new(), Output::default());
     for (i, tokens) in tokens.chunks(chunk).enumerate() {
         let start = (i * chunk) as u32;
+        tables.make_room(0, start as usize..start as usize + tokens.len());
         let positions: Vec<u32> = (start..start + tokens.len() as u32).collect();
         let batch = Batch {
             tokens,
             positions: &positions,
             sequences: &vec![0; tokens.len()],
-            tables: &[&table],
+            tables: &tables.named(),
             outputs: &vec![Want::Logits; tokens.len()],
         };
         let layers = 0..model.layers();

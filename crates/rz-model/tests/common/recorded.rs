@@ -1,12 +1,17 @@
 //! Real models against recorded references.
 
-use rz_model::{Forward, KvType, LoadOptions};
+use rz_model::{Forward, KvRoom, KvType, LoadOptions};
 use rz_testkit::{committed, fixture};
 
 use super::{load, logits};
 
-pub(crate) const EXACT: LoadOptions =
-    LoadOptions { context: 512, max_batch: 512, kv_type: KvType::F16, exact: true };
+pub(crate) const EXACT: LoadOptions = LoadOptions {
+    context: 512,
+    kv_room: KvRoom::Sequences(1),
+    max_batch: 512,
+    kv_type: KvType::F16,
+    exact: true,
+};
 pub(crate) const DEFAULT: LoadOptions = LoadOptions { exact: false, ..EXACT };
 
 struct Reference {

@@ -128,7 +128,6 @@ impl<E: KvElement> Cache<E> {
             head,
             key_size: self.size,
             value_size: self.size,
-            ring: None,
             score_cap: None,
         }
     }

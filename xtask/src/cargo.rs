@@ -27,9 +27,14 @@ pub(crate) fn ci() -> Result<()> {
 
 /// The models of loom, in a target folder of their own: every crate is compiled otherwise.
 pub(crate) fn loom() -> Result<()> {
-    let mut command = cargo();
-    command.env("RUSTFLAGS", "--cfg loom").args(["test", "--target-dir", "target/loom"]);
-    run(command.args(["--package", "rz-kernels", "--lib", "pool::regions::models"]))
+    for (package, models) in
+        [("rz-kernels", "pool::regions::models"), ("rz-engine", "serve::mailbox::models")]
+    {
+        let mut command = cargo();
+        command.env("RUSTFLAGS", "--cfg loom").args(["test", "--target-dir", "target/loom"]);
+        run(command.args(["--package", package, "--lib", models]))?;
+    }
+    Ok(())
 }
 
 /// Line coverage of the tests.

@@ -1,5 +1,7 @@
 //! What can go wrong between a prompt and its answer.
 
+use std::path::PathBuf;
+
 use rz_model::ModelError;
 
 /// Why a session cannot do what it was asked.
@@ -25,6 +27,22 @@ pub enum EngineError {
     /// A stop string without characters would stop everything.
     #[error("a stop string is empty: give it at least one character")]
     EmptyStop,
+    /// A file of a saved slot that cannot be used, or cannot be made.
+    #[error("{}: the slot {problem}", path.display())]
+    Slot {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file of a saved slot that cannot be read or written.
+    #[error("{}: {cause}", path.display())]
+    SlotFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
     /// A window for measuring perplexity that cannot be used.
     #[error("{what} of {value} cannot be used to measure perplexity: it takes {expected}")]
     Window {

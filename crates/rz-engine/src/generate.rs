@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use rz_model::Forward;
 use rz_model::sampler::{Chain, StepContext};
-use rz_tokenizer::{DecodeOptions, Decoder, Tokenizer};
+use rz_tokenizer::{DecodeOptions, Tokenizer};
 
-use crate::stop::StopStrings;
+use crate::text::Text;
 use crate::{EngineError, Session};
 
 /// What to generate, and when to end.
@@ -116,8 +116,7 @@ pub struct Generation<'a, F: Forward> {
     session: &'a mut Session<F>,
     tokenizer: &'a Tokenizer,
     request: Request<'a>,
-    decoder: Decoder<'a>,
-    stop: StopStrings,
+    text: Text<&'a Tokenizer>,
     /// The prompt and what was generated.
     history: Vec<u32>,
     state: State,
@@ -153,11 +152,10 @@ impl<F: Forward> Session<F> {
         if prompt_tokens > self.context() {
             return Err(EngineError::ContextFull { tokens: prompt_tokens, context: self.context() });
         }
-        let stop = StopStrings::new(request.stop)?;
+        let text = Text::new(tokenizer, request.decode, request.stop)?;
         let cached_tokens = self.reuse(request.prompt);
         Ok(Generation {
-            stop,
-            decoder: tokenizer.decoder_with(request.decode),
+            text,
             history: request.prompt.to_vec(),
             session: self,
             tokenizer,
@@ -235,7 +233,7 @@ impl<F: Forward> Generation<'_, F> {
         }
         self.history.push(id);
         self.stats.generated_tokens += 1;
-        let (text, stopped) = self.stop.push(self.decoder.push(id));
+        let (text, stopped) = self.text.push(id);
         self.ready.push_back(Event::Token { id, text });
         self.state = State::Feed;
         Ok(stopped.map(Finish::StopString))
@@ -258,10 +256,9 @@ impl<F: Forward> Generation<'_, F> {
     fn finish(&mut self, mut reason: Finish) {
         self.state = State::Done;
         if !matches!(reason, Finish::StopString(_)) {
-            let (mut text, stopped) = self.stop.push(self.decoder.finish());
-            match stopped {
-                Some(which) => reason = Finish::StopString(which),
-                None => text += &self.stop.finish(),
+            let (text, stopped) = self.text.finish();
+            if let Some(which) = stopped {
+                reason = Finish::StopString(which);
             }
             if !text.is_empty() {
                 self.ready.push_back(Event::Text(text));

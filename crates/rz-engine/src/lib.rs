@@ -1,17 +1,18 @@
 #![doc = include_str!("../README.md")]
 
 mod bench;
-mod blocks;
+mod cache;
 mod error;
 mod generate;
 mod model_file;
 mod perplexity;
+pub mod serve;
 mod session;
 mod stop;
 mod tables;
+mod text;
 
 pub use bench::{BenchOptions, BenchReport, bench, median, read_bandwidth};
-pub use blocks::BlockPool;
 pub use error::EngineError;
 pub use generate::{Event, Finish, Generation, Request, Stats};
 pub use model_file::ModelFile;

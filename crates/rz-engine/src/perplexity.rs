@@ -131,7 +131,7 @@ pub fn perplexity<F: Forward>(
 }
 
 /// Negative logarithm of the probability of a token.
-fn loss(logits: &[f32], token: u32) -> f64 {
+pub(crate) fn loss(logits: &[f32], token: u32) -> f64 {
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     sum_exp(logits, best).ln() - (f64::from(logits[token as usize]) - f64::from(best))
 }

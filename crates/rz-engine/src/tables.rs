@@ -2,7 +2,7 @@
 
 use rz_model::{KV_BLOCK, KvGroup, NO_BLOCK};
 
-use crate::BlockPool;
+use crate::cache::BlockPool;
 
 /// A table for each group of layers, and who owns the group's blocks.
 pub(crate) struct Tables {
@@ -54,7 +54,7 @@ impl Tables {
         for (table, pool) in self.tables.iter_mut().zip(&mut self.pools) {
             let rest = len.div_ceil(KV_BLOCK).min(table.len());
             for block in table.drain(rest..).filter(|&block| block != NO_BLOCK) {
-                pool.give_back(block);
+                pool.release(block);
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Generation: the same tokens whatever the way, text and stop strings, every way to end.
 
 mod common;
+#[path = "common/tokenizer.rs"]
+mod tokens;
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,36 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{Fake, best, toy};
 use proptest::prelude::*;
 use rz_engine::{EngineError, Event, Finish, Request, Session, Stats};
-use rz_formats::{Metadata, StringArray};
 use rz_model::ModelError;
 use rz_model::sampler::{Candidates, Chain, Settings, StepContext};
 use rz_tokenizer::{DecodeOptions, Tokenizer};
-
-const END: u32 = 2;
-const PIECES: [&str; 7] = ["a", "b", "ab", "▁a", "é", "ba", "!"];
-
-/// The token of a byte, and of one of the pieces.
-fn byte(value: u8) -> u32 {
-    3 + u32::from(value)
-}
-
-fn piece(text: &str) -> u32 {
-    259 + PIECES.iter().position(|p| *p == text).unwrap() as u32
-}
-
-/// A vocabulary of bytes and a few pieces.
-fn tokenizer() -> Tokenizer {
-    let bytes: Vec<String> = (0..=255).map(|b| format!("<0x{b:02X}>")).collect();
-    let tokens = ["<unk>", "<s>", "</s>"].into_iter().chain(bytes.iter().map(String::as_str)).chain(PIECES);
-    let types = [2, 3, 3].into_iter().chain([6; 256]).chain([1; PIECES.len()]);
-    let mut meta = Metadata::new();
-    meta.insert("tokenizer.ggml.model", "llama");
-    meta.insert("tokenizer.ggml.tokens", StringArray::from_iter(tokens));
-    meta.insert("tokenizer.ggml.token_type", types.collect::<Vec<i32>>());
-    meta.insert("tokenizer.ggml.scores", vec![0f32; 259 + PIECES.len()]);
-    meta.insert("tokenizer.ggml.eos_token_id", END);
-    Tokenizer::from_gguf(&meta).unwrap()
-}
+use tokens::{END, byte, piece, tokenizer};
 
 /// A model that continues any prompt of `prompt` tokens with these, and then ends.
 fn scripted(prompt: usize, script: Vec<u32>) -> Session<Fake> {

@@ -1,5 +1,7 @@
 //! From tokens back to text, one token after another.
 
+use std::ops::Deref;
+
 use crate::Tokenizer;
 use crate::json::Stream;
 
@@ -18,8 +20,10 @@ pub struct DecodeOptions {
 /// What [`push`](Self::push) gives is always whole characters: bytes of one that is
 /// not complete yet wait for the next token. The parts together are what
 /// [`Tokenizer::decode_with`] makes of the tokens at once.
-pub struct Decoder<'a> {
-    tokenizer: &'a Tokenizer,
+///
+/// It borrows the tokenizer ([`Tokenizer::decoder_with`]) or shares it, as in `Decoder<Arc<Tokenizer>>`.
+pub struct Decoder<T> {
+    tokenizer: T,
     options: DecodeOptions,
     /// Whether nothing was shown yet.
     at_start: bool,
@@ -30,10 +34,11 @@ pub struct Decoder<'a> {
     stream: Option<Stream>,
 }
 
-impl<'a> Decoder<'a> {
-    pub(crate) fn new(tokenizer: &'a Tokenizer, options: DecodeOptions) -> Self {
+impl<T: Deref<Target = Tokenizer>> Decoder<T> {
+    /// A decoder of a tokenizer that is borrowed or shared.
+    pub fn new(tokenizer: T, options: DecodeOptions) -> Self {
         let at_start = !options.continues && tokenizer.adds_space();
-        let stream = stream(tokenizer, options);
+        let stream = stream(&tokenizer, options);
         Decoder { tokenizer, options, at_start, waiting: Vec::new(), text: String::new(), stream }
     }
 
@@ -57,7 +62,7 @@ impl<'a> Decoder<'a> {
     pub fn finish(&mut self) -> &str {
         self.text.clear();
         self.flush();
-        self.stream = stream(self.tokenizer, self.options);
+        self.stream = stream(&self.tokenizer, self.options);
         self.complete();
         self.text.push_str(&String::from_utf8_lossy(&self.waiting));
         self.waiting.clear();

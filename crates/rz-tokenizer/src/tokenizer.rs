@@ -201,12 +201,12 @@ impl Tokenizer {
     }
 
     /// Turns tokens into text as they come, without those that steer the model.
-    pub fn decoder(&self) -> Decoder<'_> {
+    pub fn decoder(&self) -> Decoder<&Tokenizer> {
         self.decoder_with(DecodeOptions::default())
     }
 
     /// Turns tokens into text as they come.
-    pub fn decoder_with(&self, options: DecodeOptions) -> Decoder<'_> {
+    pub fn decoder_with(&self, options: DecodeOptions) -> Decoder<&Tokenizer> {
         Decoder::new(self, options)
     }
 

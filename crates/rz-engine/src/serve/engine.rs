@@ -1,0 +1,556 @@
+//! The engine: which tokens of which sequences the next pass computes, and what comes of it.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rz_model::{Forward, Want as Row};
+use rz_tokenizer::Tokenizer;
+
+use super::pass::{Pass, Rows};
+use super::schedule::{Chunk, Prompt, share};
+use super::sequence::{self, Rank, Sequence, Tools};
+use super::{
+    EngineOptions, EngineStats, Event, EventKind, FinishReason, GroupStats, Limits, Refusal, Request,
+    RequestId, Want,
+};
+use crate::cache::{Copy, KvCache, Table};
+
+/// Logits that one pass may compute for prompts, in bytes.
+const MAX_LOGITS: usize = 64 << 20;
+
+/// Runs many requests over one model, a step at a time.
+///
+/// Every step computes one token of each answer that is being generated, and a chunk of the prompts that are not
+/// computed yet. It knows no clock and no threads: the same calls with the same times give the same events.
+pub struct Engine {
+    pub(super) model: Box<dyn Forward + Send>,
+    pub(super) limits: Limits,
+    /// Names the model in files.
+    pub(super) identity: String,
+    max_running: usize,
+    pub(super) cache: KvCache,
+    /// Answers without blocks, in order.
+    waiting: BTreeMap<Rank, Box<Sequence>>,
+    /// Answers with blocks, in order.
+    #[allow(clippy::vec_box)] // they are large, and move from list to list
+    running: Vec<Box<Sequence>>,
+    /// Requests that have answers left.
+    live: BTreeMap<RequestId, Live>,
+    /// Events of what happened between steps.
+    ready: Vec<Event>,
+    next_id: u64,
+    chunk: Chunk,
+    /// When the last step began and how many tokens of prompts it took, if another follows it.
+    last: Option<(Instant, usize)>,
+    /// The time of the last step.
+    now: Option<Instant>,
+    pass: Pass,
+    tools: Tools,
+    places: Vec<usize>,
+    shares: Vec<usize>,
+    stats: EngineStats,
+}
+
+/// A request that has answers left.
+struct Live {
+    answers: usize,
+    started: bool,
+    /// Whether its prompt was computed, so that other answers to it need not compute it again.
+    prompt_done: bool,
+}
+
+impl Engine {
+    /// An engine over a model whose storage of keys and values it has to itself.
+    pub fn new(
+        model: impl Forward + Send + 'static,
+        tokenizer: Arc<Tokenizer>,
+        options: EngineOptions,
+    ) -> Engine {
+        let model: Box<dyn Forward + Send> = Box::new(model);
+        let max_batch = model.max_batch().max(1);
+        let longest = model.kv_groups().iter().map(|group| group.longest_sequence(max_batch)).min();
+        let longest = longest.unwrap_or(usize::MAX).min(u32::MAX as usize);
+        let limits = Limits {
+            context: options.context.map_or(longest, |context| context.min(longest)),
+            max_queue: options.max_queue,
+            max_choices: options.max_choices.max(1),
+            max_logprobs: options.max_logprobs,
+            vocabulary: tokenizer.len().min(model.vocabulary()),
+            tokenizer: tokenizer.clone(),
+        };
+        let most = options.max_chunk.unwrap_or(max_batch).min(max_batch);
+        Engine {
+            cache: KvCache::new(model.kv_groups()),
+            tools: Tools::new(tokenizer, limits.vocabulary),
+            limits,
+            identity: options.identity,
+            max_running: options.max_running.clamp(1, max_batch),
+            waiting: BTreeMap::new(),
+            running: Vec::new(),
+            live: BTreeMap::new(),
+            ready: Vec::new(),
+            next_id: 0,
+            chunk: Chunk::new(options.target_step, options.min_chunk, most),
+            last: None,
+            now: None,
+            pass: Pass::default(),
+            places: Vec::new(),
+            shares: Vec::new(),
+            stats: EngineStats::default(),
+            model,
+        }
+    }
+
+    /// What requests are taken. It never changes.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_id
+    }
+
+    /// Takes a request.
+    ///
+    /// # Errors
+    /// When it asks for what cannot be, or too many wait.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, Refusal> {
+        let id = RequestId(self.next_id);
+        self.submit_as(id, request)?;
+        Ok(id)
+    }
+
+    /// Takes a request under an id that is greater than all before.
+    pub(super) fn submit_as(&mut self, id: RequestId, request: Request) -> Result<(), Refusal> {
+        self.limits.check(&request)?;
+        if self.stats.queued >= self.limits.max_queue {
+            return Err(Refusal::QueueFull { waiting: self.stats.queued });
+        }
+        let sequences = sequence::sequences(id, request, &self.limits.tokenizer)?;
+        self.live.insert(id, Live { answers: sequences.len(), started: false, prompt_done: false });
+        for sequence in sequences {
+            self.waiting.insert(sequence.rank(), Box::new(sequence));
+        }
+        self.next_id = self.next_id.max(id.0 + 1);
+        self.stats.queued += 1;
+        self.stats.requests += 1;
+        Ok(())
+    }
+
+    /// Ends a request; the next step reports it. Nothing happens where it has ended already.
+    pub fn cancel(&mut self, id: RequestId) {
+        let mut events = std::mem::take(&mut self.ready);
+        if self.live.contains_key(&id) {
+            self.end_where(|sequence| sequence.job.id == id, FinishReason::Cancelled, &mut events);
+        }
+        self.ready = events;
+    }
+
+    /// Whether there is nothing to do until another request comes.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty() && self.ready.is_empty()
+    }
+
+    /// Does the next piece of work at this time.
+    pub fn step(&mut self, now: Instant) -> Vec<Event> {
+        self.step_with(|| now)
+    }
+
+    /// Does the next piece of work with a clock, which is asked before and after.
+    pub fn step_with(&mut self, mut clock: impl FnMut() -> Instant) -> Vec<Event> {
+        let now = clock();
+        self.now = Some(now);
+        if let Some((before, tokens)) = self.last.take() {
+            self.chunk.took(tokens, now.saturating_duration_since(before));
+        }
+        let mut events = std::mem::take(&mut self.ready);
+        self.see_arrivals(now);
+        self.end_where(
+            |sequence| sequence.job.deadline.is_some_and(|deadline| deadline <= now),
+            FinishReason::Deadline,
+            &mut events,
+        );
+        self.admit(now, &mut events);
+        let prompt_tokens = self.plan(&mut events);
+        self.compute(&mut clock, &mut events);
+        let tokens = events.iter().filter(|event| matches!(event.kind, EventKind::Token { .. }));
+        self.stats.generated_tokens += tokens.count() as u64;
+        if !self.is_idle() {
+            self.last = Some((now, prompt_tokens));
+        }
+        events
+    }
+
+    /// What it is doing, in numbers.
+    pub fn stats(&self) -> EngineStats {
+        let groups = self.cache.groups().iter().enumerate().map(|(index, group)| {
+            let pool = self.cache.pool(index);
+            GroupStats {
+                window: group.window,
+                blocks: pool.total(),
+                used: pool.total() - pool.available(),
+                kept: pool.kept(),
+            }
+        });
+        EngineStats {
+            waiting: self.waiting.len(),
+            running: self.running.len(),
+            groups: groups.collect(),
+            evictions: self.cache.evictions(),
+            chunk: self.chunk.size(),
+            ..self.stats.clone()
+        }
+    }
+
+    /// Requests that do not say when they came came now.
+    fn see_arrivals(&mut self, now: Instant) {
+        for sequence in self.waiting.values_mut() {
+            sequence.arrived.get_or_insert(now);
+        }
+    }
+
+    /// Ends all answers of which this is true.
+    fn end_where(
+        &mut self,
+        mut ends: impl FnMut(&Sequence) -> bool,
+        reason: FinishReason,
+        events: &mut Vec<Event>,
+    ) {
+        let waiting: Vec<Rank> = self.waiting.values().filter(|s| ends(s)).map(|s| s.rank()).collect();
+        let running: Vec<usize> = (0..self.running.len()).filter(|at| ends(&self.running[*at])).collect();
+        for rank in waiting {
+            if let Some(sequence) = self.waiting.remove(&rank) {
+                self.end(sequence, reason.clone(), events);
+            }
+        }
+        for at in running.into_iter().rev() {
+            let sequence = self.running.remove(at);
+            self.end(sequence, reason.clone(), events);
+        }
+    }
+
+    fn end(&mut self, mut sequence: Box<Sequence>, reason: FinishReason, events: &mut Vec<Event>) {
+        if let Some(table) = sequence.table.take() {
+            self.cache.release(table);
+        }
+        match reason {
+            FinishReason::Error(_) => self.stats.errors += 1,
+            FinishReason::Cancelled => self.stats.cancelled += 1,
+            FinishReason::Deadline => self.stats.timed_out += 1,
+            _ => {}
+        }
+        self.stats.finished += 1;
+        sequence.finish(reason, self.now, events);
+        let id = sequence.job.id;
+        let Some(live) = self.live.get_mut(&id) else { return };
+        if sequence.choice == 0 {
+            // Others no longer wait for it.
+            live.prompt_done = true;
+        }
+        live.answers -= 1;
+        if live.answers == 0 {
+            if !live.started {
+                self.stats.queued -= 1;
+            }
+            self.live.remove(&id);
+        }
+    }
+
+    /// Begins work on those who wait, in order, as far as there is room.
+    fn admit(&mut self, now: Instant, events: &mut Vec<Event>) {
+        while let Some(rank) = self.next_waiting() {
+            let Reverse(priority) = rank.0;
+            if self.running.len() >= self.max_running {
+                if self.preempt_below(priority) {
+                    continue;
+                }
+                return;
+            }
+            let Some(mut sequence) = self.waiting.remove(&rank) else { return };
+            sequence.prepare();
+            let table = self.attach(&sequence);
+            let alone = self.running.is_empty();
+            if !alone && !self.cache.has_room(&table, sequence.len(), self.running.len()) {
+                self.cache.release(table);
+                self.waiting.insert(rank, sequence);
+                if self.preempt_below(priority) {
+                    continue;
+                }
+                return;
+            }
+            if sequence.job.cache_prompt {
+                self.stats.prefix_queries += sequence.len() as u64;
+                self.stats.prefix_hits += table.len() as u64;
+            }
+            self.count_start(&sequence);
+            sequence.begin(table, now, events);
+            self.insert_running(sequence);
+        }
+    }
+
+    /// The first who waits, unless for the prompt that another answer computes.
+    fn next_waiting(&self) -> Option<Rank> {
+        let ready = |sequence: &Sequence| {
+            sequence.choice == 0 || self.live.get(&sequence.job.id).is_none_or(|live| live.prompt_done)
+        };
+        self.waiting.iter().find(|(_, sequence)| ready(sequence)).map(|(rank, _)| *rank)
+    }
+
+    fn attach(&mut self, sequence: &Sequence) -> Table {
+        if sequence.job.cache_prompt {
+            self.cache.attach(|index| sequence.token(index), sequence.reusable())
+        } else {
+            self.cache.table()
+        }
+    }
+
+    fn count_start(&mut self, sequence: &Sequence) {
+        if let Some(live) = self.live.get_mut(&sequence.job.id)
+            && !live.started
+        {
+            live.started = true;
+            self.stats.queued -= 1;
+        }
+    }
+
+    fn insert_running(&mut self, sequence: Box<Sequence>) {
+        let at = self.running.partition_point(|other| other.rank() < sequence.rank());
+        self.running.insert(at, sequence);
+    }
+
+    /// Takes the room of the last in order, if its priority is lower.
+    fn preempt_below(&mut self, priority: i32) -> bool {
+        let lower = self.running.last().is_some_and(|last| last.job.priority < priority);
+        if lower {
+            self.preempt();
+        }
+        lower
+    }
+
+    /// Takes the room of the last in order. It waits, to be computed anew.
+    fn preempt(&mut self) {
+        if let Some(sequence) = self.running.pop() {
+            self.stats.preemptions += 1;
+            self.set_back(sequence);
+        }
+    }
+
+    fn set_back(&mut self, mut sequence: Box<Sequence>) {
+        if let Some(table) = sequence.table.take() {
+            self.cache.release(table);
+        }
+        sequence.begin_anew();
+        self.waiting.insert(sequence.rank(), sequence);
+    }
+
+    /// Decides how many tokens of each sequence are computed, and takes the blocks for them. Returns how many of
+    /// them are tokens of prompts.
+    fn plan(&mut self, events: &mut Vec<Event>) -> usize {
+        // Answers that are being generated: one token each, in order.
+        let (mut at, mut decoding) = (0, 0);
+        while at < self.running.len() {
+            self.running[at].planned = 0;
+            if self.running[at].left() == 1 {
+                decoding += self.make_room(at, 1);
+            }
+            at += 1;
+        }
+        // Prompts, with what is left of the batch.
+        let unplanned = self.running.iter().filter(|sequence| sequence.planned == 0);
+        let prompts: Vec<Prompt> =
+            unplanned.map(|s| Prompt { priority: s.job.priority, left: s.left() }).collect();
+        let budget = self.chunk.size().min(self.model.max_batch().saturating_sub(decoding));
+        share(&prompts, budget, &mut self.shares);
+        let mut rows = (MAX_LOGITS / size_of::<f32>() / self.model.vocabulary().max(1)).max(1);
+        let (mut at, mut prompt, mut taken) = (0, 0, 0);
+        while at < self.running.len() {
+            if self.running[at].planned == 0 {
+                let mut tokens = self.shares[prompt];
+                if self.running[at].scores_prompt() {
+                    tokens = tokens.min(rows);
+                    rows -= tokens;
+                }
+                taken += self.make_room(at, tokens);
+                prompt += 1;
+            }
+            at += 1;
+        }
+        if self.running.len() == 1 && self.running[0].planned == 0 {
+            // All blocks are its own, and it needs more.
+            let sequence = self.running.remove(0);
+            self.end(sequence, FinishReason::Length { context_full: true }, events);
+        }
+        taken
+    }
+
+    /// Takes the blocks for up to so many further tokens of a sequence, at the expense of those that come after it,
+    /// if need be: the first always gets on. Returns for how many it did.
+    fn make_room(&mut self, at: usize, tokens: usize) -> usize {
+        loop {
+            let is_last = at + 1 == self.running.len();
+            let sequence = &mut *self.running[at];
+            let Some(table) = &mut sequence.table else { return 0 };
+            let fit = self.cache.room(table).saturating_sub(table.len()).min(tokens);
+            if fit > 0 || tokens == 0 || is_last {
+                let end = table.len() + fit;
+                sequence.planned = if self.cache.grow(table, end) { fit } else { 0 };
+                return sequence.planned;
+            }
+            self.preempt();
+        }
+    }
+
+    /// Computes what is planned.
+    fn compute(&mut self, clock: &mut impl FnMut() -> Instant, events: &mut Vec<Event>) {
+        let mut places = std::mem::take(&mut self.places);
+        places.clear();
+        places.extend((0..self.running.len()).filter(|at| self.running[*at].planned > 0));
+        if !places.is_empty() {
+            self.stats.steps += 1;
+            let mut outcome = Outcome::default();
+            let first = self.pass.run(&mut *self.model, &self.running, &places);
+            self.now = Some(clock());
+            match first {
+                Ok(()) => self.harvest(&places, &mut outcome, events),
+                // What fails together may succeed alone: only those end that fail by themselves.
+                Err(_) if places.len() > 1 => {
+                    for place in places.chunks(1) {
+                        match self.pass.run(&mut *self.model, &self.running, place) {
+                            Ok(()) => self.harvest(place, &mut outcome, events),
+                            Err(error) => outcome.end(place[0], FinishReason::Error(error.to_string())),
+                        }
+                    }
+                }
+                Err(error) => outcome.end(places[0], FinishReason::Error(error.to_string())),
+            }
+            self.settle(outcome, events);
+        }
+        self.places = places;
+    }
+
+    /// Takes what a pass gave for the sequences at these places.
+    fn harvest(&mut self, places: &[usize], outcome: &mut Outcome, events: &mut Vec<Event>) {
+        let Some(now) = self.now else { return };
+        let vocabulary = self.limits.vocabulary;
+        let mut rows = Rows::default();
+        for &place in places {
+            let sequence = &mut *self.running[place];
+            let (start, prompt_len) = (sequence.computed(), sequence.prompt_len());
+            let end = start + std::mem::take(&mut sequence.planned);
+            self.stats.prompt_tokens += (end.min(prompt_len) - start.min(prompt_len)) as u64;
+            let mut logits: &[f32] = &[];
+            for at in start..end {
+                match sequence.wanted(at) {
+                    Row::Nothing => {}
+                    Row::Hidden => sequence.pool(self.pass.hidden(&mut rows)),
+                    Row::Logits => {
+                        logits = self.pass.logits(&mut rows, vocabulary);
+                        if at + 1 < sequence.len() {
+                            sequence.score_prompt(at, logits);
+                        }
+                    }
+                }
+            }
+            if let Some(mut table) = sequence.table.take() {
+                self.cache.advance(&mut table, |index| sequence.token(index), end);
+                sequence.table = Some(table);
+            }
+            if end < sequence.len() {
+                continue;
+            }
+            if let Want::Embed(_) = sequence.job.want {
+                sequence.event(EventKind::Embedding(sequence.embedding()), events);
+                outcome.end(place, FinishReason::Complete);
+                continue;
+            }
+            let mut reason = sequence.advance(logits, &mut self.tools, now, events);
+            if reason.is_none() && sequence.len() > self.limits.context {
+                match sequence.job.context_shift {
+                    Some(_) => outcome.full.push(place),
+                    None => reason = Some(FinishReason::Length { context_full: true }),
+                }
+            }
+            if let Some(reason) = reason {
+                outcome.end(place, reason);
+            }
+            let live = self.live.get_mut(&self.running[place].job.id);
+            if live.is_some_and(|live| !std::mem::replace(&mut live.prompt_done, true)) {
+                self.fork(place, rows, outcome, events);
+            }
+        }
+    }
+
+    /// The prompt of several answers was computed for the first: the others go on from there, as far as there is
+    /// room. Those for which there is none come later, and find most of it.
+    fn fork(&mut self, place: usize, rows: Rows, outcome: &mut Outcome, events: &mut Vec<Event>) {
+        let Some(now) = self.now else { return };
+        let logits = self.pass.last_logits(rows, self.limits.vocabulary);
+        let first = self.running[place].rank();
+        let mut copies: Vec<Copy> = Vec::new();
+        loop {
+            let others = self.waiting.range((Bound::Excluded(first), Bound::Unbounded)).next();
+            let Some(rank) = others.map(|(rank, _)| *rank).filter(|rank| rank.1 == first.1) else { return };
+            if self.running.len() + outcome.forks.len() >= self.max_running {
+                return;
+            }
+            let Some(table) = &self.running[place].table else { return };
+            let Some(table) = self.cache.fork(table, &mut copies) else { return };
+            for Copy { group, from, to } in copies.drain(..) {
+                self.model.copy_block(group, from, to);
+            }
+            let Some(mut sequence) = self.waiting.remove(&rank) else { return };
+            sequence.prepare();
+            sequence.begin(table, now, events);
+            let reason = sequence.advance(logits, &mut self.tools, now, events);
+            outcome.forks.push((sequence, reason));
+        }
+    }
+
+    /// Puts sequences where they belong after a pass.
+    fn settle(&mut self, outcome: Outcome, events: &mut Vec<Event>) {
+        let Outcome { ended, full, forks } = outcome;
+        // From the back, so that places stay what they are.
+        let mut leaving: Vec<(usize, Option<FinishReason>)> =
+            ended.into_iter().map(|(place, reason)| (place, Some(reason))).collect();
+        leaving.extend(full.into_iter().map(|place| (place, None)));
+        leaving.sort_by_key(|(place, _)| Reverse(*place));
+        for (place, reason) in leaving {
+            let mut sequence = self.running.remove(place);
+            match (reason, sequence.job.context_shift) {
+                (Some(reason), _) => self.end(sequence, reason, events),
+                (None, shift) => {
+                    if let Some(shift) = shift {
+                        sequence.shift(shift);
+                    }
+                    self.set_back(sequence);
+                }
+            }
+        }
+        for (sequence, reason) in forks {
+            match reason {
+                Some(reason) => self.end(sequence, reason, events),
+                None => self.insert_running(sequence),
+            }
+        }
+    }
+}
+
+/// What a pass brought about.
+#[derive(Default)]
+struct Outcome {
+    /// Sequences that end, by place.
+    ended: Vec<(usize, FinishReason)>,
+    /// Sequences whose context is full and that go on with a part of it, by place.
+    full: Vec<usize>,
+    /// Further answers, which end at once or go on.
+    forks: Vec<(Box<Sequence>, Option<FinishReason>)>,
+}
+
+impl Outcome {
+    fn end(&mut self, place: usize, reason: FinishReason) {
+        self.ended.push((place, reason));
+    }
+}

@@ -1,0 +1,221 @@
+//! Every answer is what it would be alone, whatever else goes on, and every request ends.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use rz_engine::serve::{EngineOptions, FinishReason, Request, RequestId};
+use rz_model::KvGroup;
+use rz_model::sampler::Settings;
+
+use crate::fake::{Fake, continuation, group};
+use crate::{Answers, assert_empty, engine_with, greedy, text};
+
+/// A request as data.
+#[derive(Clone, Debug)]
+struct Plan {
+    len: usize,
+    shared: usize,
+    salt: u32,
+    n: usize,
+    tokens: usize,
+    seed: Option<u64>,
+    priority: i32,
+    cache: bool,
+    /// The step before which it is submitted.
+    at: usize,
+    /// Steps after which it is cancelled, and milliseconds after which it is given up.
+    cancel: Option<usize>,
+    deadline: Option<u64>,
+}
+
+impl Plan {
+    fn settings(&self) -> Settings {
+        if self.seed.is_some() { Settings::new() } else { greedy() }
+    }
+
+    fn request(&self, start: Instant) -> Request {
+        let mut request = Request::new(text(self.len, self.shared, self.salt));
+        (request.n, request.max_tokens, request.ignore_eos) = (self.n, Some(self.tokens), true);
+        (request.sampling, request.seed) = (self.settings(), self.seed.unwrap_or(0));
+        (request.priority, request.cache_prompt) = (self.priority, self.cache);
+        request.deadline = self.deadline.map(|after| start + Duration::from_millis(self.at as u64 + after));
+        request
+    }
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let prompt = (1usize..150, 0usize..150, 0u32..4);
+    let ask = (1usize..4, 0usize..60, prop::option::of(any::<u64>()), -1i32..2, prop::bool::weighted(0.8));
+    let times = (0usize..60, prop::option::weighted(0.2, 0usize..80), prop::option::weighted(0.1, 1u64..80));
+    (prompt, ask, times).prop_map(
+        |((len, shared, salt), (n, tokens, seed, priority, cache), (at, cancel, deadline))| Plan {
+            len,
+            shared,
+            salt,
+            n,
+            tokens,
+            seed,
+            priority,
+            cache,
+            at,
+            cancel,
+            deadline,
+        },
+    )
+}
+
+/// Groups that hold the longest sequence, and often not much more.
+fn groups() -> impl Strategy<Value = Vec<KvGroup>> {
+    (7usize..30, 7usize..30, 2usize..80, 0u8..4).prop_map(|(a, b, window, kind)| match kind {
+        0 | 1 => vec![group(None, a)],
+        2 => vec![group(Some(window), a), group(None, b)],
+        _ => vec![group(Some(window), a)],
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn every_answer_is_what_it_would_be_alone(
+        plans in prop::collection::vec(plan(), 1..12),
+        groups in groups(),
+        (max_batch, max_running, min_chunk) in (1usize..70, 1usize..12, 1usize..40),
+    ) {
+        let options = EngineOptions {
+            max_running,
+            min_chunk,
+            target_step: Duration::from_micros(1500),
+            context: Some(224),
+            ..EngineOptions::default()
+        };
+        let mut engine = engine_with(Fake::new(&groups, max_batch), options);
+        let (start, mut answers) = (Instant::now(), Answers::default());
+        let mut submitted: Vec<(RequestId, Plan)> = vec![];
+        let last = plans.iter().map(|plan| plan.at).max().unwrap_or(0);
+        let mut step = 0;
+        while step <= last || !engine.is_idle() {
+            for plan in plans.iter().filter(|plan| plan.at == step) {
+                submitted.push((engine.submit(plan.request(start)).unwrap(), plan.clone()));
+            }
+            for (id, plan) in &submitted {
+                if plan.cancel.is_some_and(|after| plan.at + after == step) {
+                    engine.cancel(*id);
+                }
+            }
+            let now = start + Duration::from_millis(step as u64);
+            answers.take(engine.step(now));
+            step += 1;
+            prop_assert!(step < 20_000, "it does not come to an end: {:?}", engine.stats());
+        }
+        assert_empty(&engine);
+        for (id, plan) in submitted {
+            let prompt = text(plan.len, plan.shared, plan.salt);
+            for choice in 0..plan.n {
+                let answer = &answers.0[&(id, choice)];
+                let seed = plan.seed.unwrap_or(0).wrapping_add(choice as u64);
+                let expected = continuation(&prompt, &plan.settings(), seed, plan.tokens.min(225 - plan.len));
+                prop_assert_eq!(&answer.tokens, &expected[..answer.tokens.len()]);
+                match answer.reason() {
+                    FinishReason::Length { .. } => prop_assert_eq!(answer.tokens.len(), expected.len()),
+                    FinishReason::Cancelled => prop_assert!(plan.cancel.is_some()),
+                    FinishReason::Deadline => prop_assert!(plan.deadline.is_some()),
+                    reason => prop_assert!(false, "{:?}", reason),
+                }
+            }
+        }
+    }
+}
+
+/// The first in order always gets on: with room for little more than one, all come through, oldest first.
+#[test]
+fn with_room_for_one_all_come_through_in_order() {
+    let mut engine = engine_with(Fake::new(&[group(None, 7)], 64), EngineOptions::default());
+    let mut answers = Answers::default();
+    let ids: Vec<RequestId> =
+        (0..6).map(|salt| engine.submit(crate::request(text(100, 0, salt), 100)).unwrap()).collect();
+    let mut ends = vec![];
+    let start = Instant::now();
+    while !engine.is_idle() {
+        let events = engine.step(start);
+        ends.extend(events.iter().filter_map(|event| match event.kind {
+            rz_engine::serve::EventKind::Finished { .. } => Some(event.request),
+            _ => None,
+        }));
+        answers.take(events);
+    }
+    assert_eq!(ends, ids);
+    for (salt, id) in ids.into_iter().enumerate() {
+        let expected = continuation(&text(100, 0, salt as u32), &greedy(), 0, 100);
+        assert_eq!(answers.of(id).tokens, expected);
+    }
+    assert_empty(&engine);
+}
+
+#[test]
+fn what_has_to_make_room_loses_nothing() {
+    let mut engine = engine_with(Fake::new(&[group(None, 12)], 64), EngineOptions::default());
+    let mut answers = Answers::default();
+    // Each of them fits at first, and not all of them once they have grown.
+    let ids: Vec<RequestId> =
+        (0..4).map(|salt| engine.submit(crate::request(text(33, 0, salt), 150)).unwrap()).collect();
+    answers.run(&mut engine);
+    assert!(engine.stats().preemptions > 0);
+    for (salt, id) in ids.into_iter().enumerate() {
+        let expected = continuation(&text(33, 0, salt as u32), &greedy(), 0, 150);
+        assert_eq!(answers.of(id).tokens, expected);
+    }
+    assert_empty(&engine);
+}
+
+#[test]
+fn a_higher_priority_takes_room() {
+    let options = EngineOptions { max_running: 1, ..EngineOptions::default() };
+    let mut engine = engine_with(Fake::new(&[group(None, 12)], 64), options);
+    let mut answers = Answers::default();
+    let low = engine.submit(crate::request(text(40, 0, 1), 50)).unwrap();
+    for _ in 0..10 {
+        answers.take(engine.step(Instant::now()));
+    }
+    let mut urgent = crate::request(text(40, 0, 2), 5);
+    urgent.priority = 1;
+    let high = engine.submit(urgent).unwrap();
+    while answers.0.get(&(high, 0)).is_none_or(|answer| answer.end.is_none()) {
+        answers.take(engine.step(Instant::now()));
+    }
+    assert!(answers.of(low).end.is_none());
+    assert_eq!(engine.stats().preemptions, 1);
+    answers.run(&mut engine);
+    assert_eq!(answers.of(low).tokens, continuation(&text(40, 0, 1), &greedy(), 0, 50));
+}
+
+/// Those who read along get a token with every step, while a long prompt is computed in chunks; short prompts that
+/// come later need not wait for it.
+#[test]
+fn a_long_prompt_stalls_nobody() {
+    let options =
+        EngineOptions { max_chunk: Some(32), min_chunk: 32, context: Some(2000), ..EngineOptions::default() };
+    let mut engine = engine_with(Fake::new(&[group(None, 100)], 128), options);
+    let reader = engine.submit(crate::request(text(10, 0, 1), 200)).unwrap();
+    let mut answers = Answers::default();
+    let now = Instant::now();
+    answers.take(engine.step(now));
+    let long = engine.submit(crate::request(text(1500, 0, 2), 3)).unwrap();
+    let mut short = None;
+    let mut first_of_short = None;
+    for step in 0..60 {
+        if step == 5 {
+            short = Some(engine.submit(crate::request(text(40, 0, 3), 3)).unwrap());
+        }
+        let before = answers.of(reader).tokens.len();
+        answers.take(engine.step(now));
+        assert_eq!(answers.of(reader).tokens.len(), before + 1, "step {step}");
+        if let Some(id) = short
+            && first_of_short.is_none()
+            && answers.0.get(&(id, 0)).is_some_and(|answer| !answer.tokens.is_empty())
+        {
+            first_of_short = Some(step);
+        }
+    }
+    assert_eq!(first_of_short, Some(6), "40 tokens at 24 a step");
+    assert!(!answers.of(long).tokens.is_empty());
+}

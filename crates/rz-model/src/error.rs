@@ -57,6 +57,17 @@ pub enum ModelError {
         /// The tensor.
         tensor: String,
     },
+    /// A tensor that changes results and that the model has no use for.
+    #[error(
+        "{}: tensor {tensor:?} has no place in a model whose first layer and family are like this: refused, \
+         since ignoring it would give wrong output", file.display()
+    )]
+    UnexpectedTensor {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
     /// A tensor whose shape is not the one that the hyper-parameters ask for.
     #[error("{}: tensor {tensor:?} has shape {found:?}, expected {expected:?}", file.display())]
     TensorShape {

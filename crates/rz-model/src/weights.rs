@@ -243,7 +243,7 @@ impl<M> Walk<'_, M> {
             return Ok([linear("attn_q", rows[0])?, linear("attn_k", rows[1])?, linear("attn_v", rows[2])?]);
         }
         let total: usize = rows.iter().sum();
-        let biases = self.when(bias, |walk| walk.vector(&format!("{fused}.bias"), total))?;
+        let biases = self.bias(&fused, total, bias)?;
         let mut start = 0;
         let mut part = |rows: usize| {
             let range = start..start + rows;
@@ -282,7 +282,7 @@ impl<M> Walk<'_, M> {
 
     fn norm(&mut self, stem: &str, kind: NormKind, len: usize) -> Result<NormWeights, ModelError> {
         let weight = self.vector(&format!("{stem}.weight"), len)?;
-        let bias = self.when(kind == NormKind::Layer, |walk| walk.vector(&format!("{stem}.bias"), len))?;
+        let bias = self.bias(stem, len, kind == NormKind::Layer)?;
         Ok(NormWeights { weight, bias })
     }
 
@@ -294,8 +294,19 @@ impl<M> Walk<'_, M> {
         bias: bool,
     ) -> Result<Linear<M>, ModelError> {
         let matrix = self.matrix(&format!("{stem}.weight"), rows, columns)?;
-        let bias = self.when(bias, |walk| walk.vector(&format!("{stem}.bias"), rows))?;
+        let bias = self.bias(stem, rows, bias)?;
         Ok(Linear { matrix, bias })
+    }
+
+    // Descriptions are made from the family and the first layer: a bias that only a later one
+    // has is not in them.
+    fn bias(&mut self, stem: &str, len: usize, wanted: bool) -> Result<Option<Vec<f32>>, ModelError> {
+        let name = format!("{stem}.bias");
+        if !wanted && self.origin.has(&name) {
+            let file = self.origin.metadata().file().to_owned();
+            return Err(ModelError::UnexpectedTensor { file, tensor: self.origin.tensor_name(&name) });
+        }
+        self.when(wanted, |walk| walk.vector(&name, len))
     }
 }
 

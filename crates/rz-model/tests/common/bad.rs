@@ -21,6 +21,7 @@ pub(crate) enum Expected {
     Value(String),
     Ignored(String),
     MissingTensor(String),
+    Unexpected(String),
     Shape(String),
     Type(String, &'static str),
     Architecture,
@@ -34,6 +35,7 @@ impl Expected {
             | (Expected::Value(name), ModelError::Value { key, .. })
             | (Expected::Ignored(name), ModelError::Ignored { key, .. })
             | (Expected::MissingTensor(name), ModelError::MissingTensor { tensor: key, .. })
+            | (Expected::Unexpected(name), ModelError::UnexpectedTensor { tensor: key, .. })
             | (Expected::Shape(name), ModelError::TensorShape { tensor: key, .. }) => name == key,
             (Expected::Type(name, kind), ModelError::TensorType { tensor, found, .. }) => {
                 name == tensor && kind == found
@@ -51,6 +53,7 @@ impl Expected {
             | Expected::Value(name)
             | Expected::Ignored(name)
             | Expected::MissingTensor(name)
+            | Expected::Unexpected(name)
             | Expected::Shape(name)
             | Expected::Type(name, _) => name,
             Expected::Architecture => "architecture",
@@ -222,6 +225,19 @@ fn tensors(list: &mut List) {
         let (name, shape, values) = (bias.to_owned(), vec![63], vec![0.0; 63]);
         tensors.push(TinyTensor { name, shape, dtype: DType::F32, values });
     });
+    // In a later layer only, beside matrices of which none or only others have one, of a norm without.
+    for (name, len) in [
+        ("blk.1.attn_q.bias", 64),
+        ("blk.1.ffn_up.bias", 64),
+        ("blk.0.ffn_down.bias", 64),
+        ("blk.1.attn_norm.bias", 64),
+        ("output_norm.bias", 64),
+    ] {
+        list.tensors(format!("only {name}"), Expected::Unexpected(name.into()), |tensors| {
+            let (name, shape, values) = (name.to_owned(), vec![len], vec![0.0; len as usize]);
+            tensors.push(TinyTensor { name, shape, dtype: DType::F32, values });
+        });
+    }
     for factor in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let what = format!("a rope factor of {factor}");
         list.tensors(what, Expected::Value("rope_freqs.weight".into()), |tensors| {

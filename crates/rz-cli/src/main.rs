@@ -37,5 +37,6 @@ fn variable(name: &str) -> Option<String> {
 
 /// Ends the process without looking back.
 fn end_at_once(code: u8) -> ! {
+    terminal::end_editing();
     std::process::exit(code.into())
 }

@@ -75,6 +75,67 @@ pub(crate) fn end_line() {
     }
 }
 
+/// A line is being edited on the terminal, in a mode that the user's shell would not like.
+/// Who edits brings the terminal back; who ends the process meanwhile calls [`end_editing`].
+pub(crate) struct Editing(());
+
+impl Editing {
+    /// Remembers how the terminal is.
+    pub(crate) fn start() -> Self {
+        #[cfg(unix)]
+        unix::remember();
+        Self(())
+    }
+}
+
+impl Drop for Editing {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        unix::forget();
+    }
+}
+
+/// If a line is being edited, brings the terminal back to how it was.
+pub(crate) fn end_editing() {
+    #[cfg(unix)]
+    unix::restore();
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::io::{self, Write};
+    use std::sync::{Mutex, PoisonError};
+
+    use rustix::process::getpgrp;
+    use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+
+    static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+
+    fn before() -> std::sync::MutexGuard<'static, Option<Termios>> {
+        BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn remember() {
+        *before() = tcgetattr(io::stdin()).ok();
+    }
+
+    pub(super) fn forget() {
+        *before() = None;
+    }
+
+    pub(super) fn restore() {
+        let Some(modes) = before().take() else { return };
+        // In the background the terminal is somebody else's, and changing it would stop us.
+        if tcgetpgrp(io::stdin()).is_ok_and(|group| group != getpgrp()) {
+            return;
+        }
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
+        // Pasted text is marked no longer; the shell begins on a line of its own.
+        let mut stdout = io::stdout();
+        let _ = stdout.write_all(b"\x1b[?2004l\r\n").and_then(|()| stdout.flush());
+    }
+}
+
 /// Text for a terminal: line breaks and tabs stay, all other control characters are spelled out.
 pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c.is_control() && c != '\n' && c != '\t')

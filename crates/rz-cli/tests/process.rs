@@ -4,10 +4,15 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use common::{model, rz};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
 
 /// A process that is generating: its first words have come.
 fn generating(arguments: &[&str]) -> (Child, String) {
@@ -76,6 +81,53 @@ fn ctrl_c_stops_an_answer_of_a_conversation_and_not_the_program() {
     let (out, err) = rest(&mut child);
     assert!(child.wait().expect("an end").success(), "{err}");
     assert!(out.ends_with('\n') && err.starts_with("note: the system message is set"), "{out:?} {err:?}");
+}
+
+/// The end of a terminal that a user would sit at, and the one that a process gets.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let user = openpt(flags).expect("a terminal");
+    grantpt(&user).and_then(|()| unlockpt(&user)).expect("a terminal");
+    let name = ptsname(&user, Vec::new()).expect("its name");
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+    let process = rustix::fs::open(name, flags, rustix::fs::Mode::empty()).expect("its other end");
+    (user, process)
+}
+
+#[test]
+fn a_signal_at_the_prompt_leaves_the_terminal_as_it_was() {
+    let (user, process) = terminal();
+    let line_modes = LocalModes::ICANON | LocalModes::ECHO;
+    let modes = || tcgetattr(&process).expect("its modes").local_modes & line_modes;
+    let before = modes();
+    assert_eq!(before, line_modes);
+    let end = || Stdio::from(process.try_clone().expect("an end"));
+    let mut command = rz();
+    command.args(["chat", "--no-history", "-m"]).arg(model()).env("TERM", "xterm");
+    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("rz can be started");
+    // What it says comes by a thread, so that a prompt that never comes ends the test.
+    let (say, said) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 256];
+        while let Ok(count) = rustix::io::read(&user, &mut bytes) {
+            if count == 0 || say.send(bytes[..count].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut screen = Vec::new();
+    let mut until = |sign: &str| {
+        while !String::from_utf8_lossy(&screen).contains(sign) {
+            screen.extend(said.recv_timeout(Duration::from_secs(300)).expect(sign));
+        }
+    };
+    until("> ");
+    assert_eq!(modes(), LocalModes::empty(), "lines are edited");
+    signal(&child, "TERM");
+    assert_eq!(child.wait().expect("an end").code(), Some(130));
+    assert_eq!(modes(), before);
+    // Pasted text is not marked for whoever comes next.
+    until("\x1b[?2004l");
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl Input {
                 let line = line.strip_suffix('\r').unwrap_or(line);
                 Ok((read > 0).then(|| Entered::Line(line.to_owned())))
             }
-            Source::Terminal { editor, .. } => match editor.readline(if first { "> " } else { "… " }) {
+            Source::Terminal { editor, .. } => match edited(editor, if first { "> " } else { "… " }) {
                 Ok(line) => Ok(Some(Entered::Line(line))),
                 Err(ReadlineError::Eof) => Ok(None),
                 Err(ReadlineError::Interrupted) => {
@@ -92,6 +92,11 @@ impl Input {
             },
         }
     }
+}
+
+fn edited(editor: &mut DefaultEditor, prompt: &str) -> Result<String, ReadlineError> {
+    let _editing = terminal::Editing::start();
+    editor.readline(prompt)
 }
 
 impl Drop for Input {

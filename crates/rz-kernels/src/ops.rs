@@ -65,21 +65,40 @@ fn padded<const N: usize>(x: &[f32]) -> [f32; N] {
     out
 }
 
-/// Root-mean-square norm (Zhang and Sennrich 2019): `out = x / sqrt(mean(x^2) + epsilon) * weight`.
+/// Root-mean-square norm (Zhang and Sennrich 2019): `out = x / sqrt(mean(x^2) + epsilon) * weight`,
+/// within `n / 64 + 4` times 2^-23 of the value for `n` components.
 ///
 /// # Panics
 /// When the lengths differ.
 pub fn rms_norm(kernels: Kernels, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len());
-    let mut squares = [0.0];
-    dot_rows(kernels, &[x], x, &mut squares);
-    let scale = 1.0 / (squares[0] / x.len() as f32 + epsilon).sqrt();
-    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-        *out = x * scale * weight;
+    kernels.run(RmsNorm { x, weight, epsilon, out });
+}
+
+struct RmsNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+    out: &'a mut [f32],
+}
+
+impl SimdOp for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let RmsNorm { x, weight, epsilon, out } = self;
+        let [squares] = Dot { rows: [x], x }.eval(isa);
+        let scale = 1.0 / (squares / x.len() as f32 + epsilon).sqrt();
+        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * scale * weight;
+        }
     }
 }
 
-/// Layer norm (Ba et al. 2016): `out = (x - mean) / sqrt(variance + epsilon) * weight + bias`.
+/// Layer norm (Ba et al. 2016): `out = (x - mean) / sqrt(variance + epsilon) * weight + bias`. With `n`
+/// components, the product is within `n / 16 + 8` times 2^-23 of what it is for `|x| + mean(|x|)` in
+/// place of `x - mean`.
 ///
 /// # Panics
 /// When the lengths differ.
@@ -93,19 +112,49 @@ pub fn layer_norm(
 ) {
     assert!(x.len() == weight.len() && x.len() == out.len());
     assert!(bias.is_none_or(|bias| bias.len() == x.len()));
-    let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = x - mean as f32;
-    }
-    let mut squares = [0.0];
-    dot_rows(kernels, &[out], out, &mut squares);
-    let scale = 1.0 / (squares[0] / x.len() as f32 + epsilon).sqrt();
-    for (out, weight) in out.iter_mut().zip(weight) {
-        *out = *out * scale * weight;
-    }
+    kernels.run(LayerNorm { x, weight, epsilon, out });
     if let Some(bias) = bias {
-        add_assign(out, bias);
+        add_assign(kernels, out, bias);
     }
+}
+
+struct LayerNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+    out: &'a mut [f32],
+}
+
+impl SimdOp for LayerNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let LayerNorm { x, weight, epsilon, out } = self;
+        let count = x.len() as f32;
+        let mean = sum(isa, x) / count;
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x - mean;
+        }
+        let [squares] = Dot { rows: [out], x: out }.eval(isa);
+        let scale = 1.0 / (squares / count + epsilon).sqrt();
+        for (out, weight) in out.iter_mut().zip(weight) {
+            *out = *out * scale * weight;
+        }
+    }
+}
+
+// In the order of a dot product.
+#[inline(always)]
+fn sum<I: Isa>(isa: I, x: &[f32]) -> f32 {
+    let mut sums = [isa.splat(0.0); 2];
+    let (pairs, rest) = x.as_chunks::<{ 2 * LANES }>();
+    for x in pairs {
+        let (even, odd) = halves(isa, x);
+        sums = [isa.add(sums[0], even), isa.add(sums[1], odd)];
+    }
+    let (even, odd) = halves(isa, &padded(rest));
+    isa.sum(isa.add(isa.add(sums[0], even), isa.add(sums[1], odd)))
 }
 
 /// Turns neighbouring pairs of `x` by the angles whose cosines and sines are given;
@@ -135,7 +184,7 @@ pub fn rotate_halves(x: &mut [f32], cosines: &[f32], sines: &[f32]) {
     }
 }
 
-/// `x = cap * tanh(x / cap)`.
+/// `x = cap * tanh(x / cap)`, within 2^-21 times `cap`.
 pub fn soft_cap(kernels: Kernels, x: &mut [f32], cap: f32) {
     kernels.run(MapLanes { x, map: Cap(cap) });
 }
@@ -144,9 +193,24 @@ pub fn soft_cap(kernels: Kernels, x: &mut [f32], cap: f32) {
 ///
 /// # Panics
 /// When the lengths differ.
-pub fn add_assign(sum: &mut [f32], x: &[f32]) {
+pub fn add_assign(kernels: Kernels, sum: &mut [f32], x: &[f32]) {
     assert_eq!(sum.len(), x.len());
-    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+    kernels.run(AddAssign { sum, x });
+}
+
+struct AddAssign<'a> {
+    sum: &'a mut [f32],
+    x: &'a [f32],
+}
+
+// A plain loop, compiled for the instruction set.
+impl SimdOp for AddAssign<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        self.sum.iter_mut().zip(self.x).for_each(|(sum, x)| *sum += x);
+    }
 }
 
 /// The activation functions of feed-forward networks.
@@ -158,19 +222,23 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// `x = f(x)`, and times `up` where it is given.
+/// `x = f(x)`, and times `up` where it is given, in one pass. `f(x)` is within 2^-21 times its
+/// value, plus 2^-20.
 ///
 /// # Panics
 /// When the lengths differ.
 pub fn activate(kernels: Kernels, activation: Activation, x: &mut [f32], up: Option<&[f32]>) {
-    match activation {
-        Activation::Silu => kernels.run(MapLanes { x, map: Silu }),
-        Activation::GeluTanh => kernels.run(MapLanes { x, map: GeluTanh }),
+    match (activation, up) {
+        (Activation::Silu, None) => kernels.run(MapLanes { x, map: Silu }),
+        (Activation::GeluTanh, None) => kernels.run(MapLanes { x, map: GeluTanh }),
+        (Activation::Silu, Some(up)) => gate(kernels, Silu, x, up),
+        (Activation::GeluTanh, Some(up)) => gate(kernels, GeluTanh, x, up),
     }
-    if let Some(up) = up {
-        assert_eq!(x.len(), up.len());
-        x.iter_mut().zip(up).for_each(|(x, up)| *x *= up);
-    }
+}
+
+fn gate<M: Map>(kernels: Kernels, map: M, x: &mut [f32], up: &[f32]) {
+    assert_eq!(x.len(), up.len());
+    kernels.run(GateLanes { x, up, map });
 }
 
 /// A function of every lane on its own.
@@ -195,6 +263,31 @@ impl<M: Map> SimdOp for MapLanes<'_, M> {
         if !rest.is_empty() {
             let mut x = padded(rest);
             isa.store(self.map.apply(isa, isa.load(&x)), &mut x);
+            rest.copy_from_slice(&x[..rest.len()]);
+        }
+    }
+}
+
+struct GateLanes<'a, M> {
+    x: &'a mut [f32],
+    up: &'a [f32],
+    map: M,
+}
+
+impl<M: Map> SimdOp for GateLanes<'_, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let (whole, rest) = self.x.as_chunks_mut::<LANES>();
+        let (up, up_rest) = self.up.as_chunks::<LANES>();
+        for (x, up) in whole.iter_mut().zip(up) {
+            isa.store(isa.mul(self.map.apply(isa, isa.load(x)), isa.load(up)), x);
+        }
+        if !rest.is_empty() {
+            let mut x = padded(rest);
+            let gated = isa.mul(self.map.apply(isa, isa.load(&x)), isa.load(&padded(up_rest)));
+            isa.store(gated, &mut x);
             rest.copy_from_slice(&x[..rest.len()]);
         }
     }
@@ -360,8 +453,13 @@ mod tests {
                 for i in 0..n {
                     let x = f64::from(x[i]);
                     let exact = [silu(x) * f64::from(up[i]), gelu(x), cap(x)];
-                    for (out, exact) in outs.iter().zip(exact) {
-                        let bound = 2e-6 * exact.abs() + 4e-6;
+                    let bound = |factor: f64, exact: f64| 2f64.powi(-21) * exact.abs() + factor * 2f64.powi(-20);
+                    let bounds = [
+                        bound(f64::from(up[i]).abs(), exact[0]),
+                        bound(1.0, exact[1]),
+                        30.0 * 2f64.powi(-21),
+                    ];
+                    for ((out, exact), bound) in outs.iter().zip(exact).zip(bounds) {
                         assert!((f64::from(out[i]) - exact).abs() <= bound, "{x}: {} {exact}", out[i]);
                     }
                 }
@@ -389,23 +487,32 @@ mod tests {
     #[test]
     fn norms_match_f64() {
         for kernels in every_isa() {
-            for n in [1, 16, 37, 576] {
-                let (x, weight) = (values(n, 1), values(n, 2));
+            for n in [1, 16, 31, 37, 64, 576, 4096] {
+                // Far from centred, so that the mean matters.
+                let x: Vec<f32> = values(n, 1).iter().map(|x| x + 0.5).collect();
+                let weight = values(n, 2);
+                let unit = 2f64.powi(-23);
                 let mut out = vec![0.0; n];
                 rms_norm(kernels, &x, &weight, 1e-5, &mut out);
-                let mean = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / n as f64;
+                let mean = |f: &dyn Fn(f64) -> f64| x.iter().map(|&x| f(f64::from(x))).sum::<f64>() / n as f64;
+                let deviation = (mean(&|x| x * x) + 1e-5).sqrt();
                 for i in 0..n {
-                    let exact = f64::from(x[i]) / (mean + 1e-5).sqrt() * f64::from(weight[i]);
-                    assert!((f64::from(out[i]) - exact).abs() <= 1e-6 * (exact.abs() + 1e-3));
+                    let exact = f64::from(x[i]) / deviation * f64::from(weight[i]);
+                    let bound = (n as f64 / 64.0 + 4.0) * unit * exact.abs();
+                    assert!((f64::from(out[i]) - exact).abs() <= bound, "{n}: {} {exact}", out[i]);
                 }
 
-                layer_norm(kernels, &x, &weight, Some(&x), 1e-5, &mut out);
-                let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
-                let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n as f64;
-                for i in 0..n {
-                    let normed = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt();
-                    let exact = normed * f64::from(weight[i]) + f64::from(x[i]);
-                    assert!((f64::from(out[i]) - exact).abs() <= 2e-6, "{} {exact}", out[i]);
+                for bias in [None, Some(x.as_slice())] {
+                    layer_norm(kernels, &x, &weight, bias, 1e-5, &mut out);
+                    let centre = mean(&|x| x);
+                    let deviation = (mean(&|x| (x - centre) * (x - centre)) + 1e-5).sqrt();
+                    for i in 0..n {
+                        let (x, weight) = (f64::from(x[i]), f64::from(weight[i]));
+                        let exact = (x - centre) / deviation * weight + bias.map_or(0.0, |bias| bias[i].into());
+                        let size = (x.abs() + mean(&f64::abs)) / deviation * weight.abs();
+                        let bound = (n as f64 / 16.0 + 8.0) * unit * size + unit * exact.abs();
+                        assert!((f64::from(out[i]) - exact).abs() <= bound, "{n}: {} {exact}", out[i]);
+                    }
                 }
             }
         }

@@ -168,9 +168,9 @@ impl<'a, 't> Pass<'a, 't> {
     fn add_to_residual(&mut self) {
         let len = self.tokens() * self.spec.width;
         let Scratch { residual, projected, .. } = &mut *self.scratch;
-        let projected = &projected[..len];
+        let (projected, kernels) = (&projected[..len], self.runtime.kernels);
         self.team.rows(&mut residual[..len], self.spec.width, |first, rows| {
-            add_assign(rows, &projected[first * self.spec.width..][..rows.len()]);
+            add_assign(kernels, rows, &projected[first * self.spec.width..][..rows.len()]);
         });
     }
 
@@ -302,7 +302,7 @@ impl<'a, 't> Pass<'a, 't> {
             quantized.quantize(runtime.kernels, self.team, x, width);
         }
         matmul(runtime.kernels, self.team, Input { values: x, quantized }, [(matrix, &mut out.logits)]);
-        add_bias(self.team, &mut out.logits, weights.output_bias.as_deref());
+        add_bias(runtime, self.team, &mut out.logits, weights.output_bias.as_deref());
         if let Some(cap) = self.spec.logit_cap {
             self.team.rows(&mut out.logits, matrix.rows(), |_, rows| soft_cap(runtime.kernels, rows, cap));
         }
@@ -336,14 +336,14 @@ fn linears<const N: usize>(
     });
     matmul(runtime.kernels, team, Input { values: x, quantized }, products);
     for (linear, out) in linears.into_iter().zip(outs) {
-        add_bias(team, out, linear.bias.as_deref());
+        add_bias(runtime, team, out, linear.bias.as_deref());
     }
 }
 
-fn add_bias(team: &Team<'_>, rows: &mut [f32], bias: Option<&[f32]>) {
+fn add_bias(runtime: &Runtime, team: &Team<'_>, rows: &mut [f32], bias: Option<&[f32]>) {
     let Some(bias) = bias else { return };
     team.rows(rows, bias.len(), |_, rows| {
-        rows.chunks_exact_mut(bias.len()).for_each(|row| add_assign(row, bias));
+        rows.chunks_exact_mut(bias.len()).for_each(|row| add_assign(runtime.kernels, row, bias));
     });
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use rz_kernels::{IsaKind, Kernels, Pool, Runtime};
+use rz_kernels::{IsaKind, Kernels, Pool, Processors, Runtime};
 use rz_model::{KvType, LoadOptions};
 
 use crate::commands;
@@ -78,9 +78,12 @@ pub(crate) struct Common {
     /// [default: smollm2:135m]
     #[arg(short, long, value_name = "REF", env = "RZ_MODEL", global = true)]
     pub(crate) model: Option<String>,
-    /// Threads to compute with [default: as many as this process may use]
+    /// Threads to compute with [default: one for each core that this process may use]
     #[arg(short, long, value_name = "N", global = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+    /// Threads for prompts and other batches of tokens [default: as many as --threads]
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads_batch: Option<u32>,
     /// Tokens that the context holds; 0: as many as the model was trained for
     /// [default: that number, at most 4096]
     #[arg(short, long, value_name = "N", global = true)]
@@ -156,10 +159,12 @@ impl Common {
                 ))
             })?,
         };
-        let available = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = self.threads.map_or_else(available, |threads| threads as usize);
-        let pool = Pool::new(threads)
-            .map_err(|error| Failure::other(format!("cannot start {threads} threads: {error}")))?;
+        let given = |threads: Option<u32>| threads.map(|threads| threads as usize);
+        let threads = given(self.threads).unwrap_or_else(|| Processors::detect().threads());
+        let batch_threads = given(self.threads_batch).unwrap_or(threads);
+        let pool = Pool::with_counts(threads, batch_threads).map_err(|error| {
+            Failure::other(format!("cannot start {} threads: {error}", threads.max(batch_threads)))
+        })?;
         Ok(Runtime { kernels, pool: Arc::new(pool) })
     }
 }

@@ -112,9 +112,10 @@ pub(crate) fn load(
 
 /// Threads and instruction set, for reports.
 pub(crate) fn computed_by(runtime: &Runtime) -> String {
-    let threads = runtime.pool.threads();
+    let (threads, batch) = (runtime.pool.threads(), runtime.pool.batch_threads());
     let plural = if threads == 1 { "" } else { "s" };
-    format!("{threads} thread{plural}, {}", runtime.kernels.isa().name())
+    let batch = if batch == threads { String::new() } else { format!(" ({batch} for batches)") };
+    format!("{threads} thread{plural}{batch}, {}", runtime.kernels.isa().name())
 }
 
 /// Refuses a context whose keys and values cannot be in memory together with the weights: better now than

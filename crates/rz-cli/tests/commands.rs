@@ -36,7 +36,7 @@ fn help_is_a_manual() {
     for command in commands {
         assert!(manual.contains(&format!("\n  {command} ")), "{command}");
         let help = stdout([command, "--help"]);
-        for flag in ["--model <REF>", "--threads <N>", "--ctx <N>", "RZ_MODEL"] {
+        for flag in ["--model <REF>", "--threads <N>", "--threads-batch <N>", "--ctx <N>", "RZ_MODEL"] {
             assert!(help.contains(flag), "{command}: {flag}");
         }
         assert_eq!(stdout(["help", command]), help);
@@ -212,8 +212,11 @@ fn a_stored_model_is_listed_used_and_removed() {
 
 #[test]
 fn doctor_names_the_machine() {
-    let result = json(["doctor", "--json", "--quick", "-t", "3", "--isa", "portable"]);
+    let fixed = ["doctor", "--json", "--quick", "-t", "3", "--threads-batch", "2", "--isa", "portable"];
+    let result = json(fixed);
     assert_eq!((&result["threads"], &result["isa"]), (&3.into(), &"portable".into()));
+    assert_eq!(result["threads_batch"], 2);
+    assert_eq!(json(["doctor", "--json", "--quick", "-t", "3"])["threads_batch"], 3);
     assert!(result["isa_available"].as_array().expect("names").contains(&"portable".into()));
     let text = stdout(["doctor"]);
     for word in ["instruction set", "processors", "memory", "huge pages", "read bandwidth", "model folder"] {
@@ -227,6 +230,25 @@ fn doctor_names_the_machine() {
     let text = String::from_utf8(output(command, b"").stdout).expect("text");
     assert!(text.contains("\"hub_token\":true") && text.contains("http://h"), "{text}");
     assert!(!text.contains("secret") && !text.contains("pw"), "{text}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_computes_on_the_processors_that_it_may_use() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    // A thread's children have its affinity.
+    let result = std::thread::spawn(|| {
+        let allowed = sched_getaffinity(None).expect("an affinity");
+        let first = (0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).expect("a processor");
+        let mut one = CpuSet::new();
+        one.set(first);
+        sched_setaffinity(None, &one).expect("fewer processors");
+        json(["doctor", "--json", "--quick"])
+    });
+    let result = result.join().expect("a result");
+    for name in ["threads", "threads_batch", "usable_processors", "usable_cores"] {
+        assert_eq!(result[name], 1, "{name}: {result}");
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub struct BenchReport {
 /// drifts, and only figures of the same minute can be compared.
 ///
 /// A plain read takes eight times the last level of cache, from the same kind of memory
-/// as packed weights. `bytes(p)` says what a token with `p` positions before it reads.
+/// as packed weights, with as many threads as decoding. `bytes(p)` says what a token with `p` positions before it reads.
 ///
 /// # Errors
 /// When the model's cache is too small, or it fails.
@@ -88,7 +88,7 @@ pub fn median(figures: &[f64]) -> f64 {
     }
 }
 
-/// The read bandwidth of all threads of `runtime`, in 10^9 bytes per second: the median
+/// The read bandwidth of as many threads as `runtime` decodes with, in 10^9 bytes per second: the median
 /// of a few passes over eight times the last level of cache.
 ///
 /// # Errors
@@ -103,7 +103,7 @@ pub fn read_bandwidth(runtime: &Runtime) -> std::io::Result<f64> {
 
 fn read_memory(runtime: &Runtime, memory: &[u8]) {
     const PIECE: usize = 1 << 20;
-    runtime.pool.step(|team| {
+    runtime.pool.step_of(runtime.pool.threads(), |team| {
         team.ranges(memory.len(), PIECE, |range| {
             black_box(read_all(runtime.kernels, &memory[range]));
         });

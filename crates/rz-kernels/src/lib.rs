@@ -8,6 +8,7 @@ mod memory;
 mod ops;
 mod panel;
 mod pool;
+mod processors;
 mod product;
 mod runtime;
 mod slices;
@@ -22,6 +23,7 @@ pub use ops::{
 };
 pub use panel::{PANEL_COLUMNS, PANEL_ROWS, PanelKind, PanelRef};
 pub use pool::{Pool, Team};
+pub use processors::Processors;
 pub use product::{float_panel_product, panel_product};
 pub use runtime::Runtime;
 pub use slices::{Columns, Split};

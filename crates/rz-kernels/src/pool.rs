@@ -1,14 +1,15 @@
 //! Worker threads for many short parallel regions.
 //!
 //! A decode step is about a hundred regions of some ten microseconds. A general
-//! fork and join costs as much as the shortest of them, so the workers are called
-//! once per step ([`Pool::step`]) and wait inside it for the next region: they
-//! spin for a while, then yield, then sleep.
+//! fork and join costs as much as the shortest of them, so the workers wait for the next
+//! region: they spin for a while, then sleep, and are woken when a step begins
+//! ([`Pool::step`]).
 //!
-//! A region's tasks are shared out evenly, and each thread works through its share in
+//! A region's work is shared out evenly, and each thread works through its share in
 //! order: neighbouring tasks read neighbouring memory. Who is done helps the others. A
 //! worker that is not running when a region starts (another process has its core) is not waited for: the region is
-//! over when no task is left and everybody who entered has left. How that is done is
+//! over when no task is left and everybody who entered has left. Whoever waits for a thread that has lost its core
+//! sleeps, too, and leaves its own core to others meanwhile. How that is done is
 //! the business of `regions`, and what it rests on is checked there.
 
 mod regions;
@@ -17,15 +18,18 @@ mod sync;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::Arc;
 
-use regions::{OnDrop, Regions};
+use regions::Regions;
 use sync::{Mutex, lock};
 
-/// A fixed number of threads: the caller's own and `threads - 1` workers.
+/// A fixed number of threads: the caller's own and workers.
 pub struct Pool {
     threads: usize,
+    batch_threads: usize,
+    regions: Arc<Regions>,
+    // They run for as long as the pool lives.
     workers: Option<rayon::ThreadPool>,
-    regions: Regions,
     // One step at a time: a second caller waits.
     step: Mutex<()>,
 }
@@ -45,18 +49,33 @@ impl Pool {
     /// # Errors
     /// When the system refuses a thread.
     pub fn new(threads: usize) -> std::io::Result<Pool> {
-        let threads = threads.max(1);
-        let workers = match threads {
+        Pool::with_counts(threads, threads)
+    }
+
+    /// As [`new`](Self::new), with `threads` for steps that read much and compute little, as
+    /// one token does, and `batch_threads` for steps that compute much.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn with_counts(threads: usize, batch_threads: usize) -> std::io::Result<Pool> {
+        let (threads, batch_threads) = (threads.max(1), batch_threads.max(1));
+        let all = threads.max(batch_threads);
+        let regions = Arc::new(Regions::new(all));
+        let workers = match all {
             1 => None,
             _ => Some(
                 rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads - 1)
+                    .num_threads(all - 1)
                     .thread_name(|index| format!("rz-worker-{}", index + 1))
                     .build()
                     .map_err(std::io::Error::other)?,
             ),
         };
-        Ok(Pool { threads, workers, regions: Regions::new(threads), step: Mutex::new(()) })
+        if let Some(workers) = &workers {
+            let regions = regions.clone();
+            workers.spawn_broadcast(move |context| regions.work(context.index() + 1));
+        }
+        Ok(Pool { threads, batch_threads, regions, workers, step: Mutex::new(()) })
     }
 
     /// The number of threads, the caller's included.
@@ -64,21 +83,36 @@ impl Pool {
         self.threads
     }
 
-    /// Calls the workers and runs `f`, whose regions they share.
+    /// The number of threads for steps that compute much.
+    pub fn batch_threads(&self) -> usize {
+        self.batch_threads
+    }
+
+    /// Runs `f`, whose regions all threads share.
     ///
     /// # Panics
     /// When `f` or a task panics. Calling it from within a task deadlocks.
     pub fn step<R>(&self, f: impl FnOnce(&Team<'_>) -> R) -> R {
+        self.step_of(self.threads.max(self.batch_threads), f)
+    }
+
+    /// As [`step`](Self::step), with `threads` threads, or all if there are fewer.
+    ///
+    /// # Panics
+    /// As [`step`](Self::step).
+    pub fn step_of<R>(&self, threads: usize, f: impl FnOnce(&Team<'_>) -> R) -> R {
         let _one_at_a_time = lock(&self.step);
-        let team = Team { regions: &self.regions, threads: self.threads, not_sync: PhantomData };
-        let Some(workers) = &self.workers else { return f(&team) };
-        self.regions.start();
-        workers.in_place_scope(|scope| {
-            scope.spawn_broadcast(|_, context| self.regions.work(context.index() + 1));
-            // Also when `f` panics: the scope waits for the workers.
-            let _stop = OnDrop(|| self.regions.stop());
-            f(&team)
-        })
+        let threads = threads.clamp(1, self.threads.max(self.batch_threads));
+        if self.workers.is_some() {
+            self.regions.call(threads);
+        }
+        f(&Team { regions: &self.regions, threads, not_sync: PhantomData })
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.regions.stop();
     }
 }
 
@@ -93,27 +127,43 @@ impl Team<'_> {
     /// # Panics
     /// When a task panics; the other tasks may or may not have run.
     pub fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        if self.threads == 1 || tasks <= 1 {
-            return (0..tasks).for_each(task);
-        }
-        self.regions.run(tasks, task);
+        self.units(tasks, 1, &|tasks| tasks.for_each(task));
     }
 
-    /// Cuts `0..len` into ranges of a multiple of `grain` (the last may be shorter)
-    /// and runs `task` on each. The cuts depend on `len`, `grain` and the number of
-    /// threads: results must not.
+    /// Cuts `0..len` into ranges that begin at multiples of `grain` and runs `task` on each.
+    /// The cuts depend on `len`, `grain` and on who is done first: results must not.
+    ///
+    /// # Panics
+    /// When a task panics; the other ranges may or may not have been visited.
     pub fn ranges(&self, len: usize, grain: usize, task: impl Fn(Range<usize>) + Sync) {
-        let size = self.piece(len, grain);
-        self.run(len.div_ceil(size), &|i| task(i * size..((i + 1) * size).min(len)));
+        let grain = grain.max(1);
+        let units = len.div_ceil(grain);
+        self.units(units, self.least(units), &|units| {
+            task(units.start * grain..(units.end * grain).min(len));
+        });
     }
 
-    // Several pieces a thread, so that a slow core does not hold up the others.
-    pub(crate) fn piece(&self, len: usize, grain: usize) -> usize {
-        const PIECES_PER_THREAD: usize = 8;
-        match self.threads {
-            1 => len.max(1),
-            threads => len.div_ceil(threads * PIECES_PER_THREAD).next_multiple_of(grain.max(1)).max(1),
+    /// Runs `task` on ranges of at least `least` units, the last ones excepted, that cover
+    /// the numbers below `units`.
+    pub(crate) fn units(&self, units: usize, least: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
+        match units {
+            0 => {}
+            1 => task(0..1),
+            _ if self.threads == 1 => task(0..units),
+            _ => {
+                assert!(u32::try_from(units).is_ok(), "{units} units in one region");
+                self.regions.run(self.threads, units, least, task);
+            }
         }
+    }
+
+    /// The fewest of `units` that are worth a task: so few that nobody waits long for the
+    /// last one, and several if that is no large part of the whole: each task begins to
+    /// read somewhere else.
+    pub(crate) fn least(&self, units: usize) -> usize {
+        const SEVERAL: usize = 4;
+        let part = |tasks_per_thread: usize| units / (self.threads * tasks_per_thread);
+        part(64).max(part(6).min(SEVERAL)).max(1)
     }
 }
 
@@ -123,7 +173,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
-    use super::sync::{SPIN, YIELD};
+    use super::sync::SPIN;
     use super::*;
 
     #[test]
@@ -159,7 +209,7 @@ mod tests {
                 });
                 // Longer than a worker stays awake.
                 let start = Instant::now();
-                while start.elapsed() < 2 * (SPIN + YIELD) {
+                while start.elapsed() < 4 * SPIN {
                     std::thread::yield_now();
                 }
             }
@@ -193,6 +243,48 @@ mod tests {
                 let all_fail = || team.run(10, &|_| std::panic::resume_unwind(Box::new(())));
                 assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(all_fail)).is_err());
                 team.run(10, &|_| ());
+            }
+        });
+    }
+
+    #[test]
+    fn a_step_has_as_many_threads_as_it_asks_for() {
+        let pool = Pool::with_counts(2, 4).unwrap();
+        assert_eq!((pool.threads(), pool.batch_threads()), (2, 4));
+        for (asked, threads) in [(0, 1), (1, 1), (2, 2), (4, 4), (9, 4), (3, 3), (1, 1), (4, 4)] {
+            // As many threads at once as the step has, each with a task that waits for the others.
+            let arrived = AtomicUsize::new(0);
+            pool.step_of(asked, |team| {
+                assert_eq!(team.threads(), threads);
+                team.run(threads, &|_| {
+                    arrived.fetch_add(1, Ordering::SeqCst);
+                    while arrived.load(Ordering::SeqCst) < threads {
+                        std::thread::yield_now();
+                    }
+                });
+            });
+            assert_eq!(arrived.into_inner(), threads);
+        }
+    }
+
+    #[test]
+    fn a_caller_that_sleeps_is_woken_by_the_last_to_leave() {
+        let pool = Pool::new(2).unwrap();
+        let caller = std::thread::current().id();
+        pool.step(|team| {
+            for _ in 0..20 {
+                let arrived = AtomicUsize::new(0);
+                team.run(2, &|_| {
+                    arrived.fetch_add(1, Ordering::SeqCst);
+                    while arrived.load(Ordering::SeqCst) < 2 {
+                        std::thread::yield_now();
+                    }
+                    // The caller is done at once and waits longer than it stays awake.
+                    let start = Instant::now();
+                    while std::thread::current().id() != caller && start.elapsed() < 4 * SPIN {
+                        std::thread::yield_now();
+                    }
+                });
             }
         });
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Kernels, Pool};
+use crate::{Kernels, Pool, Processors};
 
 /// The instruction set and the threads. Made once in `main` and handed down.
 #[derive(Clone)]
@@ -14,14 +14,13 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// The best instruction set, with `threads` threads; `None` takes as many as this
-    /// process may use (its processor affinity and quota are respected).
+    /// The best instruction set, with `threads` threads; `None` takes as many as suit the
+    /// processors that this process may use, see [`Processors::threads`].
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub fn new(threads: Option<usize>) -> std::io::Result<Runtime> {
-        let available = || std::thread::available_parallelism().map_or(1, usize::from);
-        let pool = Pool::new(threads.unwrap_or_else(available))?;
+        let pool = Pool::new(threads.unwrap_or_else(|| Processors::detect().threads()))?;
         Ok(Runtime { kernels: Kernels::detect(), pool: Arc::new(pool) })
     }
 }

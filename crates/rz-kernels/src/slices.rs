@@ -61,7 +61,7 @@ impl Team<'_> {
     /// `task(which, columns)` fills the given columns of matrix `which`.
     ///
     /// # Panics
-    /// When a matrix is not whole rows, or a task panics.
+    /// When a matrix is not whole rows, a grain is 0, or a task panics.
     pub fn columns<const N: usize>(
         &self,
         matrices: [Split<'_>; N],
@@ -71,32 +71,34 @@ impl Team<'_> {
             base: Base,
             rows: usize,
             columns: usize,
-            size: usize,
-            first: usize,
+            grain: usize,
+            units: Range<usize>,
         }
-        let total: usize = matrices.iter().map(|m| m.columns).sum();
-        let mut tasks = 0;
+        let mut units = 0;
         let parts = matrices.map(|m| {
             assert!(m.columns > 0 && m.data.len().is_multiple_of(m.columns), "a matrix of whole rows");
-            let size = self.piece(total, m.grain);
-            let part = Part {
+            let first = units;
+            units += m.columns.div_ceil(m.grain);
+            Part {
                 base: Base(m.data.as_mut_ptr()),
                 rows: m.data.len() / m.columns,
                 columns: m.columns,
-                size,
-                first: tasks,
-            };
-            tasks += m.columns.div_ceil(size);
-            part
+                grain: m.grain,
+                units: first..units,
+            }
         });
-        self.run(tasks, &|i| {
-            let which = parts.iter().rposition(|part| part.first <= i).expect("the first part starts at 0");
-            let part = &parts[which];
-            let start = (i - part.first) * part.size;
-            let columns = start..(start + part.size).min(part.columns);
-            let Base(base) = part.base;
-            let stride = part.columns;
-            task(which, Columns { base, stride, rows: part.rows, columns, borrow: PhantomData });
+        self.units(units, self.least(units), &|units| {
+            for (which, part) in parts.iter().enumerate() {
+                let here = units.start.max(part.units.start)..units.end.min(part.units.end);
+                if here.is_empty() {
+                    continue;
+                }
+                let column = |unit: usize| ((unit - part.units.start) * part.grain).min(part.columns);
+                let columns = column(here.start)..column(here.end);
+                let Base(base) = part.base;
+                let stride = part.columns;
+                task(which, Columns { base, stride, rows: part.rows, columns, borrow: PhantomData });
+            }
         });
     }
 

@@ -171,7 +171,8 @@ impl Forward for CpuModel {
             return Err(ModelError::Batch(format!("position {position}, but the model's last is {last}")));
         }
         let CpuModel { spec, weights, kv, runtime, scratch, .. } = self;
-        runtime.pool.step(|team| {
+        let threads = if tokens == 1 { runtime.pool.threads() } else { runtime.pool.batch_threads() };
+        runtime.pool.step_of(threads, |team| {
             let mut pass = Pass::new(runtime, team, batch, spec, scratch);
             if layers.start == 0 {
                 pass.embed(&weights.embedding, weights.positions.as_ref());

@@ -72,6 +72,7 @@ fn as_json(name: &str, file: &ModelFile, runtime: &Runtime, args: &BenchArgs, re
         "model": name,
         "tensor_bytes": bytes,
         "threads": runtime.pool.threads(),
+        "threads_batch": runtime.pool.batch_threads(),
         "isa": runtime.kernels.isa().name(),
         "prompt": args.prompt,
         "generate": args.generate,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use clap::Args;
-use rz_kernels::{IsaKind, Pool, Runtime};
+use rz_kernels::{IsaKind, Pool, Processors, Runtime};
 use serde_json::{Value, json};
 
 use crate::args::Common;
@@ -32,6 +32,7 @@ pub(crate) fn doctor(args: &DoctorArgs, common: &Common, out: &Out) -> Result<()
 
 fn facts(args: &DoctorArgs, common: &Common, runtime: &Runtime) -> Result<Value, Failure> {
     let (name, count) = machine::processors();
+    let usable = Processors::detect();
     let memory = machine::memory();
     let bandwidth = |runtime: &Runtime| {
         let measured = rz_engine::read_bandwidth(runtime);
@@ -55,10 +56,12 @@ fn facts(args: &DoctorArgs, common: &Common, runtime: &Runtime) -> Result<Value,
         "system": machine::system(),
         "processor": name,
         "processors": count,
-        "usable_processors": std::thread::available_parallelism().ok().map(usize::from),
+        "usable_processors": usable.usable,
+        "usable_cores": usable.cores,
         "affinity": machine::affinity(),
         "quota": machine::quota(),
         "threads": runtime.pool.threads(),
+        "threads_batch": runtime.pool.batch_threads(),
         "isa_known": known,
         "isa_available": available,
         "isa": runtime.kernels.isa().name(),
@@ -131,13 +134,14 @@ fn as_text(facts: &Value) -> String {
     line(
         "processors",
         format!(
-            "{}, usable {}, affinity {}, quota {quota}",
+            "{}, usable {} in {} cores, affinity {}, quota {quota}",
             plain("processors"),
             plain("usable_processors"),
+            plain("usable_cores"),
             plain("affinity")
         ),
     );
-    line("threads", plain("threads"));
+    line("threads", format!("{}, {} for batches", plain("threads"), plain("threads_batch")));
     line(
         "instruction set",
         format!("{} (available: {}; known: {})", plain("isa"), names("isa_available"), names("isa_known")),

@@ -20,13 +20,14 @@ pub(super) fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> Mute
 
 #[cfg(not(all(test, loom)))]
 mod in_programs {
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
     use std::time::{Duration, Instant};
 
-    /// How long a worker spins for the next region before it yields, and yields before it sleeps.
-    pub(crate) const SPIN: Duration = Duration::from_micros(50);
-    pub(crate) const YIELD: Duration = Duration::from_micros(200);
+    /// How long a thread spins for what it waits for before it sleeps. Much longer would waste
+    /// the time of those who could use the processor; much shorter, it would sleep, and take
+    /// long to be woken, also where the others are about to be done.
+    pub(crate) const SPIN: Duration = Duration::from_micros(30);
 
     /// The standard library's cell, with loom's interface.
     pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
@@ -45,7 +46,7 @@ mod in_programs {
         }
     }
 
-    /// Spins, then yields; says when it is time to sleep.
+    /// Spins, and says when it is time to sleep.
     pub(crate) struct Wait {
         turns: u32,
         since: Option<Instant>,
@@ -63,11 +64,7 @@ mod in_programs {
             if !self.turns.is_multiple_of(64) {
                 return true;
             }
-            let waited = self.since.get_or_insert_with(Instant::now).elapsed();
-            if waited > SPIN {
-                std::thread::yield_now();
-            }
-            waited <= SPIN + YIELD
+            self.since.get_or_insert_with(Instant::now).elapsed() <= SPIN
         }
     }
 }
@@ -75,7 +72,7 @@ mod in_programs {
 #[cfg(all(test, loom))]
 mod in_models {
     pub(crate) use loom::cell::UnsafeCell;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
     pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
 
     /// Models have no clock: it is always time to sleep.

@@ -453,7 +453,8 @@ mod tests {
                 for i in 0..n {
                     let x = f64::from(x[i]);
                     let exact = [silu(x) * f64::from(up[i]), gelu(x), cap(x)];
-                    let bound = |factor: f64, exact: f64| 2f64.powi(-21) * exact.abs() + factor * 2f64.powi(-20);
+                    let bound =
+                        |factor: f64, exact: f64| 2f64.powi(-21) * exact.abs() + factor * 2f64.powi(-20);
                     let bounds = [
                         bound(f64::from(up[i]).abs(), exact[0]),
                         bound(1.0, exact[1]),
@@ -494,7 +495,8 @@ mod tests {
                 let unit = 2f64.powi(-23);
                 let mut out = vec![0.0; n];
                 rms_norm(kernels, &x, &weight, 1e-5, &mut out);
-                let mean = |f: &dyn Fn(f64) -> f64| x.iter().map(|&x| f(f64::from(x))).sum::<f64>() / n as f64;
+                let mean =
+                    |f: &dyn Fn(f64) -> f64| x.iter().map(|&x| f(f64::from(x))).sum::<f64>() / n as f64;
                 let deviation = (mean(&|x| x * x) + 1e-5).sqrt();
                 for i in 0..n {
                     let exact = f64::from(x[i]) / deviation * f64::from(weight[i]);
@@ -508,7 +510,8 @@ mod tests {
                     let deviation = (mean(&|x| (x - centre) * (x - centre)) + 1e-5).sqrt();
                     for i in 0..n {
                         let (x, weight) = (f64::from(x[i]), f64::from(weight[i]));
-                        let exact = (x - centre) / deviation * weight + bias.map_or(0.0, |bias| bias[i].into());
+                        let exact =
+                            (x - centre) / deviation * weight + bias.map_or(0.0, |bias| bias[i].into());
                         let size = (x.abs() + mean(&f64::abs)) / deviation * weight.abs();
                         let bound = (n as f64 / 16.0 + 8.0) * unit * size + unit * exact.abs();
                         assert!((f64::from(out[i]) - exact).abs() <= bound, "{n}: {} {exact}", out[i]);

@@ -1,54 +1,91 @@
-//! Activations in 16 bits, quantized once and shared by every product that reads them.
+//! Activations as whole numbers, quantized once and shared by every product that reads them.
 
 use crate::{Isa, Kernels, LANES, PANEL_COLUMNS, SimdOp, Team};
 
+/// The whole numbers that activations are quantized to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ActivationType {
+    /// One byte, `-127..=127`. What most engines take, and half the arithmetic of `I16`.
+    I8,
+    /// Two bytes, `-16256..=16256`: so fine that storing keys and values in half
+    /// precision costs more.
+    #[default]
+    I16,
+}
+
+impl ActivationType {
+    /// Every type, by the name that users give.
+    pub const ALL: &'static [(&'static str, ActivationType)] =
+        &[("i8", ActivationType::I8), ("i16", ActivationType::I16)];
+
+    const fn bytes(self) -> usize {
+        match self {
+            ActivationType::I8 => 1,
+            ActivationType::I16 => 2,
+        }
+    }
+
+    const fn largest(self) -> f32 {
+        match self {
+            ActivationType::I8 => 127.0,
+            ActivationType::I16 => (127 << LOW_BITS) as f32,
+        }
+    }
+}
+
 /// Vectors of one layer's input, as the panel products read them: for every 32 columns a
-/// scale `s = max|x| / 32512` and whole numbers `q = round(x / s)`, half to even, each in
-/// two bytes, `q = 255 * high + low`. Instruction sets multiply bytes, and both bytes are
-/// in `-127..=127`, where every set is exact.
+/// scale `s = max|x| / largest` and whole numbers `q = round(x / s)`, half to even, of an
+/// [`ActivationType`]. Of two bytes, `q = 128 * high + low`: instruction sets multiply
+/// bytes, and both are in `-127..=127`, where every set is exact.
 ///
-/// Eight bits would halve the arithmetic and be far too coarse for small models; see
-/// `docs/adr/0002-activations-in-16-bits.md`.
+/// What one byte costs in precision, and two in time: `docs/adr/0002-activations-in-16-bits.md`.
 ///
 /// Tokens lie in tiles, so that a product reads the same columns of neighbouring
 /// tokens from one place: `[tile][block of columns][token of the tile]`.
 #[derive(Debug, Default)]
 pub struct Activations {
+    kind: ActivationType,
     tokens: usize,
     blocks: usize,
     tile: usize,
-    values: Vec<Bytes>,
+    /// The high bytes of 32 values, then the low ones.
+    values: Vec<[i8; PANEL_COLUMNS]>,
     scales: Vec<Scale>,
 }
 
-/// The two bytes of 32 quantized values.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Bytes {
-    pub(crate) high: [i8; PANEL_COLUMNS],
-    pub(crate) low: [i8; PANEL_COLUMNS],
-}
-
-/// What a high byte counts.
-pub(crate) const HIGH: f32 = 255.0;
-
-// The largest number that the two bytes hold: 255 * 127 + 127.
-const LARGEST: f32 = 32512.0;
-
-impl Bytes {
-    const ZERO: Bytes = Bytes { high: [0; PANEL_COLUMNS], low: [0; PANEL_COLUMNS] };
-}
+/// Bits of a value below its high byte.
+pub(crate) const LOW_BITS: u32 = 7;
 
 /// What belongs to 32 quantized values.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Scale {
     /// `x = scale * q`.
     pub(crate) scale: f32,
-    /// `scale` times the sums of the first and of the second 16 `q`: with them offsets and
-    /// minimums of weights are corrected.
-    pub(crate) sums: [f32; 2],
+    /// The sum of the `q`: with it centres and minimums of weights are corrected.
+    pub(crate) sum: i32,
+    /// The sums of the first and of the second 16 `q`.
+    pub(crate) halves: [i32; 2],
+}
+
+/// Neighbouring tokens: values and scales, `[block][token]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    pub(crate) tokens: usize,
+    pub(crate) values: &'a [[i8; PANEL_COLUMNS]],
+    pub(crate) scales: &'a [Scale],
 }
 
 impl Activations {
+    /// No activations yet; [`quantize`](Self::quantize) will make numbers of type `kind`.
+    pub fn new(kind: ActivationType) -> Activations {
+        Activations { kind, ..Activations::default() }
+    }
+
+    /// The type of the numbers.
+    pub fn kind(&self) -> ActivationType {
+        self.kind
+    }
+
     /// Tokens of the last [`quantize`](Self::quantize).
     pub fn tokens(&self) -> usize {
         self.tokens
@@ -70,51 +107,53 @@ impl Activations {
         self.blocks = columns / PANEL_COLUMNS;
         self.tokens = x.len() / columns;
         self.tile = kernels.tile();
+        let (kind, bytes) = (self.kind, self.kind.bytes());
         let total = self.tokens * self.blocks;
-        if self.values.len() < total {
-            self.values.resize(total, Bytes::ZERO);
+        if self.scales.len() < total {
+            self.values.resize(total * bytes, [0; PANEL_COLUMNS]);
             self.scales.resize(total, Scale::default());
         }
         let (tile, blocks, tokens) = (self.tile, self.blocks, self.tokens);
         let tiles = tokens.div_ceil(tile);
-        let work = |first: usize, values: &mut [Bytes], scales: &mut [Scale]| {
-            let tiles = values.chunks_mut(tile * blocks).zip(scales.chunks_mut(tile * blocks));
+        let work = |first: usize, values: &mut [[i8; PANEL_COLUMNS]], scales: &mut [Scale]| {
+            let tiles = values.chunks_mut(tile * blocks * bytes).zip(scales.chunks_mut(tile * blocks));
             for (i, (values, scales)) in tiles.enumerate() {
                 let start = (first + i) * tile * columns;
                 let x = &x[start..(start + tile * columns).min(x.len())];
-                kernels.run(QuantizeTile { x, blocks, values, scales });
+                kernels.run(QuantizeTile { kind, x, blocks, values, scales });
             }
         };
-        let (values, scales) = (&mut self.values[..total], &mut self.scales[..total]);
+        let (values, scales) = (&mut self.values[..total * bytes], &mut self.scales[..total]);
         if tokens <= tile {
             return work(0, values, scales);
         }
-        team.row_pairs(values, scales, tile * blocks, tiles, work);
+        team.row_pairs(values, scales, (tile * blocks * bytes, tile * blocks), tiles, work);
     }
 
-    // The tokens of tile `index`: values and scales, `[block][token]`.
+    /// The tiles, each with its first token.
     #[inline(always)]
-    pub(crate) fn tile(&self, index: usize) -> (&[Bytes], &[Scale]) {
-        let size = self.tile * self.blocks;
-        let range = index * size..((index + 1) * size).min(self.tokens * self.blocks);
-        (&self.values[range.clone()], &self.scales[range])
+    pub(crate) fn tiles(&self) -> impl Iterator<Item = (usize, Tile<'_>)> {
+        let (size, bytes) = (self.tile * self.blocks, self.bytes());
+        let total = self.tokens * self.blocks;
+        let values = self.values[..total * bytes].chunks(size * bytes);
+        let tiles = values.zip(self.scales[..total].chunks(size)).enumerate();
+        tiles.map(|(i, (values, scales))| {
+            let tokens = scales.len() / self.blocks;
+            (i * self.tile, Tile { tokens, values, scales })
+        })
     }
 
-    // Tokens of a whole tile.
-    pub(crate) fn tile_tokens(&self) -> usize {
-        self.tile
-    }
-
-    // Blocks of 32 columns.
-    pub(crate) fn blocks(&self) -> usize {
-        self.blocks
+    /// Bytes of a value.
+    pub(crate) fn bytes(&self) -> usize {
+        self.kind.bytes()
     }
 }
 
 struct QuantizeTile<'a> {
+    kind: ActivationType,
     x: &'a [f32],
     blocks: usize,
-    values: &'a mut [Bytes],
+    values: &'a mut [[i8; PANEL_COLUMNS]],
     scales: &'a mut [Scale],
 }
 
@@ -123,48 +162,65 @@ impl SimdOp for QuantizeTile<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let tokens = self.x.len() / (self.blocks * PANEL_COLUMNS);
-        for (token, x) in self.x.chunks_exact(self.blocks * PANEL_COLUMNS).enumerate() {
+        let QuantizeTile { kind, x, blocks, values, scales } = self;
+        let columns = blocks * PANEL_COLUMNS;
+        let tokens = x.len() / columns;
+        for (token, x) in x.chunks_exact(columns).enumerate() {
             let (x, _) = x.as_chunks::<PANEL_COLUMNS>();
             for (block, x) in x.iter().enumerate() {
                 let at = block * tokens + token;
-                self.scales[at] = quantize_block(isa, x, &mut self.values[at]);
+                let bytes = kind.bytes();
+                scales[at] = quantize_block(isa, kind, x, &mut values[at * bytes..][..bytes]);
             }
         }
     }
 }
 
 #[inline(always)]
-fn quantize_block<I: Isa>(isa: I, x: &[f32; PANEL_COLUMNS], out: &mut Bytes) -> Scale {
+fn quantize_block<I: Isa>(
+    isa: I,
+    kind: ActivationType,
+    x: &[f32; PANEL_COLUMNS],
+    out: &mut [[i8; PANEL_COLUMNS]],
+) -> Scale {
     let (halves, _) = x.as_chunks::<LANES>();
     let (first, second) = (isa.load(&halves[0]), isa.load(&halves[1]));
     let peak = isa.max_lane(isa.max(isa.abs(first), isa.abs(second)));
-    let inverse = LARGEST / peak;
+    let inverse = kind.largest() / peak;
     // Also a block so small that its inverse overflows counts as zero.
     if !inverse.is_finite() || !peak.is_finite() {
-        *out = Bytes::ZERO;
+        out.fill([0; PANEL_COLUMNS]);
         // A peak that is not a number, or infinite, must stay visible in the product.
         let scale = if peak.is_finite() { 0.0 } else { f32::NAN };
-        return Scale { scale, sums: [scale; 2] };
+        return Scale { scale, ..Scale::default() };
     }
-    let (high, _) = out.high.as_chunks_mut::<LANES>();
-    let (low, _) = out.low.as_chunks_mut::<LANES>();
-    let first = split(isa, isa.mul(first, isa.splat(inverse)), &mut high[0], &mut low[0]);
-    let second = split(isa, isa.mul(second, isa.splat(inverse)), &mut high[1], &mut low[1]);
-    let scale = peak / LARGEST;
-    Scale { scale, sums: [scale * first as f32, scale * second as f32] }
+    let inverse = isa.splat(inverse);
+    let q = [isa.round(isa.mul(first, inverse)), isa.round(isa.mul(second, inverse))];
+    match out {
+        [only] => store_bytes(isa, q, only),
+        [high, low, ..] => {
+            let (first, second) = (split(isa, q[0]), split(isa, q[1]));
+            store_bytes(isa, [first.0, second.0], high);
+            store_bytes(isa, [first.1, second.1], low);
+        }
+        [] => {}
+    }
+    let halves = [isa.sum_i32(q[0]), isa.sum_i32(q[1])];
+    Scale { scale: peak / kind.largest(), sum: halves[0] + halves[1], halves }
 }
 
-// Rounds to whole numbers, stores their two bytes and returns their sum.
+/// The high and the low byte of whole numbers.
 #[inline(always)]
-fn split<I: Isa>(isa: I, q: I::F32, high: &mut [i8; LANES], low: &mut [i8; LANES]) -> i32 {
-    let whole = isa.round(q);
-    let q = isa.to_f32(whole);
-    let upper = isa.round(isa.mul(q, isa.splat(1.0 / HIGH)));
-    let lower = isa.round(isa.mul_add(isa.to_f32(upper), isa.splat(-HIGH), q));
-    isa.store_i8(upper, high);
-    isa.store_i8(lower, low);
-    isa.sum_i32(whole)
+fn split<I: Isa>(isa: I, q: I::I32) -> (I::I32, I::I32) {
+    let high = isa.round(isa.mul(isa.to_f32(q), isa.splat(1.0 / (1 << LOW_BITS) as f32)));
+    (high, isa.sub_i32(q, isa.shift_left(high, LOW_BITS)))
+}
+
+#[inline(always)]
+fn store_bytes<I: Isa>(isa: I, q: [I::I32; 2], out: &mut [i8; PANEL_COLUMNS]) {
+    let (halves, _) = out.as_chunks_mut::<LANES>();
+    isa.store_i8(q[0], &mut halves[0]);
+    isa.store_i8(q[1], &mut halves[1]);
 }
 
 #[cfg(test)]
@@ -172,51 +228,68 @@ mod tests {
     use super::*;
     use crate::{IsaKind, Pool};
 
-    #[test]
-    fn values_come_back_within_half_a_step() {
-        let columns = 96;
+    fn each_set(mut test: impl FnMut(Kernels, ActivationType)) {
         for kernels in IsaKind::ALL.iter().filter_map(|&isa| Kernels::with(isa)) {
-            for tokens in [1, 3, 8, 9, 21] {
-                let value = |i: usize| ((i * 7919 + 5) % 2003) as f32 * 1e-3 - 1.0;
-                let x: Vec<f32> =
-                    (0..tokens * columns).map(|i| value(i) * 2.0f32.powi(i as i32 / 32 % 80 - 40)).collect();
-                let mut q = Activations::default();
-                Pool::new(2).unwrap().step(|team| q.quantize(kernels, team, &x, columns));
-                assert_eq!((q.tokens(), q.columns()), (tokens, columns));
-                for token in 0..tokens {
-                    let (values, scales) = q.tile(token / q.tile_tokens());
-                    let width = values.len() / q.blocks();
-                    for block in 0..columns / PANEL_COLUMNS {
-                        let at = block * width + token % q.tile_tokens();
-                        let x = &x[token * columns + block * PANEL_COLUMNS..][..PANEL_COLUMNS];
-                        let peak = x.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
-                        let mut sums = [0, 0];
-                        for (i, x) in x.iter().enumerate() {
-                            let (high, low) = (values[at].high[i], values[at].low[i]);
-                            assert!(high > -128 && low > -128);
-                            let whole = 255 * i32::from(high) + i32::from(low);
-                            sums[i / 16] += whole;
-                            let error = f64::from(*x) - f64::from(scales[at].scale) * f64::from(whole);
-                            assert!(error.abs() <= 0.51 * f64::from(peak) / 32512.0, "{x} {error}");
-                        }
-                        assert_eq!(scales[at].sums, sums.map(|sum| scales[at].scale * sum as f32));
-                    }
-                }
-            }
+            ActivationType::ALL.iter().for_each(|&(_, kind)| test(kernels, kind));
         }
     }
 
     #[test]
+    fn values_come_back_within_half_a_step() {
+        let columns = 96;
+        each_set(|kernels, kind| {
+            for tokens in [1, 3, 8, 9, 21] {
+                let value = |i: usize| ((i * 7919 + 5) % 2003) as f32 * 1e-3 - 1.0;
+                let x: Vec<f32> =
+                    (0..tokens * columns).map(|i| value(i) * 2.0f32.powi(i as i32 / 32 % 80 - 40)).collect();
+                let mut q = Activations::new(kind);
+                Pool::new(2).unwrap().step(|team| q.quantize(kernels, team, &x, columns));
+                assert_eq!((q.tokens(), q.columns(), q.kind()), (tokens, columns, kind));
+                let mut seen = 0;
+                for (first, tile) in q.tiles() {
+                    assert_eq!(first, seen);
+                    seen += tile.tokens;
+                    for (at, scale) in tile.scales.iter().enumerate() {
+                        let (block, token) = (at / tile.tokens, first + at % tile.tokens);
+                        let x = &x[token * columns + block * PANEL_COLUMNS..][..PANEL_COLUMNS];
+                        let bytes = &tile.values[at * q.bytes()..][..q.bytes()];
+                        check_block(x, kind, bytes, scale);
+                    }
+                }
+                assert_eq!(seen, tokens);
+            }
+        });
+    }
+
+    fn check_block(x: &[f32], kind: ActivationType, bytes: &[[i8; PANEL_COLUMNS]], scale: &Scale) {
+        assert!(bytes.iter().flatten().all(|&byte| byte > -128));
+        let peak = x.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
+        let mut halves = [0, 0];
+        for (i, x) in x.iter().enumerate() {
+            let whole = match bytes {
+                [only] => i32::from(only[i]),
+                [high, low] => 128 * i32::from(high[i]) + i32::from(low[i]),
+                _ => unreachable!("one or two bytes"),
+            };
+            halves[i / 16] += whole;
+            let error = f64::from(*x) - f64::from(scale.scale) * f64::from(whole);
+            let largest = if kind == ActivationType::I8 { 127.0 } else { 16256.0 };
+            assert!(error.abs() <= 0.51 * f64::from(peak) / largest, "{x} {error}");
+        }
+        assert_eq!((scale.halves, scale.sum), (halves, halves[0] + halves[1]));
+    }
+
+    #[test]
     fn odd_values_are_zero_or_stay_visible() {
-        for kernels in IsaKind::ALL.iter().filter_map(|&isa| Kernels::with(isa)) {
+        each_set(|kernels, kind| {
             for (value, expected) in [(0.0, 0.0), (1e-42, 0.0), (f32::INFINITY, f32::NAN)] {
                 let mut x = [0.0; PANEL_COLUMNS];
                 x[7] = value;
-                let mut q = Activations::default();
+                let mut q = Activations::new(kind);
                 Pool::new(1).unwrap().step(|team| q.quantize(kernels, team, &x, PANEL_COLUMNS));
                 let scale = q.scales[0].scale;
                 assert!(scale == expected || scale.is_nan() && expected.is_nan(), "{value}: {scale}");
             }
-        }
+        });
     }
 }

@@ -13,7 +13,7 @@ mod product;
 mod runtime;
 mod slices;
 
-pub use activations::Activations;
+pub use activations::{ActivationType, Activations};
 pub use arch::{Isa, IsaKind, Kernels, LANES, SimdOp};
 pub use attention::{KV_BLOCK, KvElement, KvView, MAX_HEAD, QUERIES, Query, attend, key_block, value_block};
 pub use memory::{Arena, last_level_cache, read_all};

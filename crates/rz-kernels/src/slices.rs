@@ -133,22 +133,24 @@ impl Team<'_> {
         &self,
         a: &mut [A],
         b: &mut [B],
-        width: usize,
+        widths: (usize, usize),
         rows: usize,
         task: impl Fn(usize, &mut [A], &mut [B]) + Sync,
     ) {
-        assert!(a.len() == b.len() && a.len().div_ceil(width) == rows, "{rows} rows of {width}");
-        let len = a.len();
+        assert!(a.len().div_ceil(widths.0) == rows && b.len().div_ceil(widths.1) == rows, "{rows} rows");
+        let lens = (a.len(), b.len());
         let (a, b) = (Unique(a.as_mut_ptr()), Unique(b.as_mut_ptr()));
         self.ranges(rows, 1, |range| {
             let (Unique(a), Unique(b)) = (&a, &b);
-            let (start, end) = (range.start * width, (range.end * width).min(len));
-            // SAFETY: `ranges` deals disjoint ranges below `rows`, `end` is within
-            // both buffers, and `start` is below it since `range` is not empty.
+            let place = |width: usize, len: usize| (range.start * width, (range.end * width).min(len));
+            let (a_start, a_end) = place(widths.0, lens.0);
+            let (b_start, b_end) = place(widths.1, lens.1);
+            // SAFETY: `ranges` deals disjoint ranges below `rows`, the ends are within
+            // the buffers, and the starts are below them since `range` is not empty.
             #[allow(unsafe_code)]
             let (a, b) = unsafe {
-                let a = std::slice::from_raw_parts_mut(a.add(start), end - start);
-                (a, std::slice::from_raw_parts_mut(b.add(start), end - start))
+                let a = std::slice::from_raw_parts_mut(a.add(a_start), a_end - a_start);
+                (a, std::slice::from_raw_parts_mut(b.add(b_start), b_end - b_start))
             };
             task(range.start, a, b);
         });

@@ -89,6 +89,9 @@ impl Isa for Avx2 {
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))))
         });
         fn splat_i32(x: i32) -> I32 = [_mm256_set1_epi32(x); 2];
+        fn sub_i32(a: I32, b: I32) -> I32 = [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])];
+        fn shift_left(v: I32, count: u32) -> I32 =
+            v.map(|v| _mm256_sll_epi32(v, _mm_cvtsi32_si128(count as i32)));
         fn sum_i32(v: I32) -> i32 = {
             let v = _mm256_add_epi32(v[0], v[1]);
             let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));

@@ -70,6 +70,10 @@ pub trait Isa: Copy + Send + Sync + 'static {
 
     /// All lanes `x`.
     fn splat_i32(self, x: i32) -> Self::I32;
+    /// `a - b`, wrapping.
+    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Lanes times `2^count`, wrapping.
+    fn shift_left(self, v: Self::I32, count: u32) -> Self::I32;
     /// The sum of all lanes.
     fn sum_i32(self, v: Self::I32) -> i32;
     /// The low byte of every lane, for lanes in `-128..=127`.

@@ -121,6 +121,14 @@ impl Isa for Portable {
         [x; LANES]
     }
     #[inline(always)]
+    fn sub_i32(self, a: I32, b: I32) -> I32 {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
+    fn shift_left(self, v: I32, count: u32) -> I32 {
+        v.map(|x| x.wrapping_shl(count))
+    }
+    #[inline(always)]
     fn sum_i32(self, v: I32) -> i32 {
         v.into_iter().sum()
     }

@@ -1,6 +1,6 @@
 //! Products of matrices in floating point, with the activations as they are.
 
-use super::{store, with_tokens};
+use super::{by_tokens, store};
 use crate::{Columns, Isa, PANEL_ROWS, PanelRef};
 
 /// A type of weight.
@@ -41,8 +41,6 @@ impl Element for Single {
     }
 }
 
-const TILE: usize = 8;
-
 #[inline(always)]
 pub(super) fn panels<I: Isa, E: Element>(isa: I, weights: PanelRef<'_>, x: &[f32], out: &mut Columns<'_>) {
     let columns = out.columns();
@@ -50,27 +48,25 @@ pub(super) fn panels<I: Isa, E: Element>(isa: I, weights: PanelRef<'_>, x: &[f32
     for first in columns.clone().step_by(PANEL_ROWS) {
         let panel = weights.panel(first / PANEL_ROWS);
         let at = first - columns.start..(first - columns.start + PANEL_ROWS).min(columns.len());
-        for (index, x) in x.chunks(TILE * width).enumerate() {
-            let place = (index * TILE, at.clone());
-            with_tokens!(x.len() / width, one_tile::<I, E>(isa, panel, x, width, out, place));
-        }
+        by_tokens!(x.len() / width, some_tokens::<I, E>(isa, panel, x, width, out, &at));
     }
 }
 
 // Two sums a token, for even and odd columns, so that additions overlap.
 #[inline(always)]
-fn one_tile<I: Isa, E: Element, const N: usize>(
+fn some_tokens<I: Isa, E: Element, const N: usize>(
+    token: usize,
     isa: I,
     panel: &[u16],
     x: &[f32],
     width: usize,
     out: &mut Columns<'_>,
-    (token, columns): (usize, std::ops::Range<usize>),
+    columns: &std::ops::Range<usize>,
 ) {
     const BLOCK: usize = 16;
     let mut sums = [[isa.splat(0.0); 2]; N];
     let mut rows = [(&[][..], &[][..]); N];
-    for (row, x) in rows.iter_mut().zip(x.chunks_exact(width)) {
+    for (row, x) in rows.iter_mut().zip(x[token * width..].chunks_exact(width)) {
         *row = x.as_chunks::<BLOCK>();
     }
     let mut blocks = panel.chunks_exact(BLOCK * E::UNITS);

@@ -2,7 +2,7 @@
 
 use crate::Isa;
 
-/// What a kind's header says. `weight = scale * q + offset` for every sub-block.
+/// What a kind's header says. `weight = scale * (q - CENTRE) + minimum` for every sub-block.
 pub(super) trait Header {
     /// 16-bit units of the header.
     const UNITS: usize;
@@ -10,11 +10,19 @@ pub(super) trait Header {
     const STEPS: usize;
     /// Sub-blocks of 32 columns: 1, or 2 of 16.
     const PARTS: usize;
+    /// What is taken off `q`: zero or a power of two.
+    const CENTRE: i32 = 0;
     /// Whether `q` takes all 8 bits.
     const WIDE: bool = false;
 
-    /// Scale and offset of sub-block `index`, for sixteen rows.
-    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32);
+    /// The factors of sub-block `index`, for sixteen rows.
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> Factors<I::F32>;
+}
+
+/// What turns the `q` of a sub-block into weights.
+pub(super) struct Factors<V> {
+    pub(super) scale: V,
+    pub(super) minimum: Option<V>,
 }
 
 /// `scale * (q - CENTRE)`.
@@ -24,14 +32,12 @@ impl<const CENTRE: i32> Header for Centred<CENTRE> {
     const UNITS: usize = 16;
     const STEPS: usize = 1;
     const PARTS: usize = 1;
+    const CENTRE: i32 = CENTRE;
     const WIDE: bool = CENTRE == 128;
 
     #[inline(always)]
-    fn at<I: Isa>(isa: I, header: &[u16], _index: usize) -> (I::F32, I::F32) {
-        let scale = isa.load_f16(halves(header, 0));
-        // Of wide values the instruction set takes a part off itself.
-        let centre = if Self::WIDE { CENTRE - I::WIDE_OFFSET } else { CENTRE };
-        (scale, isa.mul(scale, isa.splat(-centre as f32)))
+    fn at<I: Isa>(isa: I, header: &[u16], _index: usize) -> Factors<I::F32> {
+        Factors { scale: isa.load_f16(halves(header, 0)), minimum: None }
     }
 }
 
@@ -44,8 +50,8 @@ impl Header for Minimum {
     const PARTS: usize = 1;
 
     #[inline(always)]
-    fn at<I: Isa>(isa: I, header: &[u16], _index: usize) -> (I::F32, I::F32) {
-        (isa.load_f16(halves(header, 0)), isa.load_f16(halves(header, 1)))
+    fn at<I: Isa>(isa: I, header: &[u16], _index: usize) -> Factors<I::F32> {
+        Factors { scale: isa.load_f16(halves(header, 0)), minimum: Some(isa.load_f16(halves(header, 1))) }
     }
 }
 
@@ -58,7 +64,7 @@ impl Header for ScaleMinNibbles {
     const PARTS: usize = 2;
 
     #[inline(always)]
-    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32) {
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> Factors<I::F32> {
         let both = isa.load_u8(bytes(&header[32..], index));
         scale_min(isa, header, isa.bits(both, 0, 4), isa.bits(both, 4, 4))
     }
@@ -73,7 +79,7 @@ impl Header for ScaleMinBytes {
     const PARTS: usize = 1;
 
     #[inline(always)]
-    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32) {
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> Factors<I::F32> {
         let scale = isa.load_u8(bytes(&header[32..], index));
         let minimum = isa.load_u8(bytes(&header[32..], 8 + index));
         scale_min(isa, header, scale, minimum)
@@ -81,11 +87,11 @@ impl Header for ScaleMinBytes {
 }
 
 #[inline(always)]
-fn scale_min<I: Isa>(isa: I, header: &[u16], scale: I::I32, minimum: I::I32) -> (I::F32, I::F32) {
+fn scale_min<I: Isa>(isa: I, header: &[u16], scale: I::I32, minimum: I::I32) -> Factors<I::F32> {
     let d = isa.load_f16(halves(header, 0));
     let dmin = isa.load_f16(halves(header, 1));
     let minimum = isa.mul(dmin, isa.to_f32(minimum));
-    (isa.mul(d, isa.to_f32(scale)), isa.sub(isa.splat(0.0), minimum))
+    Factors { scale: isa.mul(d, isa.to_f32(scale)), minimum: Some(isa.sub(isa.splat(0.0), minimum)) }
 }
 
 /// `d * (scale - 32) * (q - 4)`, scales in six bits.
@@ -95,16 +101,17 @@ impl Header for SixBitScales {
     const UNITS: usize = 16 + 64 + 32;
     const STEPS: usize = 8;
     const PARTS: usize = 2;
+    const CENTRE: i32 = 4;
 
     #[inline(always)]
-    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32) {
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> Factors<I::F32> {
         let low = isa.load_u8(bytes(&header[16..], index % 8));
         let low = isa.to_f32(isa.bits(low, 4 * (index as u32 / 8), 4));
         let high = isa.load_u8(bytes(&header[16 + 64..], index % 4));
         let high = isa.to_f32(isa.bits(high, 2 * (index as u32 / 4), 2));
         let scale = isa.sub(isa.mul_add(high, isa.splat(16.0), low), isa.splat(32.0));
         let scale = isa.mul(isa.load_f16(halves(header, 0)), scale);
-        (scale, isa.mul(scale, isa.splat(-4.0)))
+        Factors { scale, minimum: None }
     }
 }
 
@@ -115,12 +122,13 @@ impl Header for SignedScales {
     const UNITS: usize = 16 + 128;
     const STEPS: usize = 8;
     const PARTS: usize = 2;
+    const CENTRE: i32 = 32;
 
     #[inline(always)]
-    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> (I::F32, I::F32) {
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> Factors<I::F32> {
         let scale = isa.to_f32(isa.load_i8(bytes(&header[16..], index)));
         let scale = isa.mul(isa.load_f16(halves(header, 0)), scale);
-        (scale, isa.mul(scale, isa.splat(-32.0)))
+        Factors { scale, minimum: None }
     }
 }
 

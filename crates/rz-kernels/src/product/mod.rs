@@ -104,20 +104,19 @@ fn store<I: Isa>(isa: I, sum: I::F32, out: &mut [f32]) {
     }
 }
 
-/// Runs `$call` with `N` as the number of tokens, 1 to 8.
-macro_rules! with_tokens {
-    ($tokens:expr, $call:ident::<$($generic:tt),*>($($argument:expr),*)) => {
-        match $tokens {
-            1 => $call::<$($generic),*, 1>($($argument),*),
-            2 => $call::<$($generic),*, 2>($($argument),*),
-            3 => $call::<$($generic),*, 3>($($argument),*),
-            4 => $call::<$($generic),*, 4>($($argument),*),
-            5 => $call::<$($generic),*, 5>($($argument),*),
-            6 => $call::<$($generic),*, 6>($($argument),*),
-            7 => $call::<$($generic),*, 7>($($argument),*),
-            8 => $call::<$($generic),*, 8>($($argument),*),
-            n => unreachable!("a tile of {n} tokens"),
+/// Runs `$call` over `$tokens` tokens, `N` at a time: 8, then 4, 2 and 1. The first
+/// argument of each call is the first of its tokens.
+macro_rules! by_tokens {
+    ($tokens:expr, $call:ident::<$($generic:tt),*>($($argument:expr),*)) => {{
+        let mut first = 0;
+        while first < $tokens {
+            first += match $tokens - first {
+                8.. => { $call::<$($generic),*, 8>(first, $($argument),*); 8 }
+                4.. => { $call::<$($generic),*, 4>(first, $($argument),*); 4 }
+                2.. => { $call::<$($generic),*, 2>(first, $($argument),*); 2 }
+                _ => { $call::<$($generic),*, 1>(first, $($argument),*); 1 }
+            };
         }
-    };
+    }};
 }
-use with_tokens;
+use by_tokens;

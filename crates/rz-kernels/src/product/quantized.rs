@@ -1,10 +1,10 @@
-//! Products with activations in 16 bits. The sums of a row over a sub-block are exact in
-//! integers, one for the high and one for the low bytes of the activations.
+//! Products with quantized activations. The sums of a row over a sub-block are exact in
+//! integers.
 
 use super::header::Header;
-use super::{store, with_tokens};
-use crate::activations::{Bytes, HIGH, Scale};
-use crate::{Activations, Columns, Isa, PANEL_ROWS, PanelRef};
+use super::{by_tokens, store};
+use crate::activations::{LOW_BITS, Scale, Tile};
+use crate::{Activations, Columns, Isa, PANEL_COLUMNS, PANEL_ROWS, PanelRef};
 
 /// Bits of `q` come from planes of `BASE` bits and, above them, planes of `EXTRA` bits.
 #[inline(always)]
@@ -15,104 +15,135 @@ pub(super) fn panels<I: Isa, H: Header, const BASE: usize, const EXTRA: usize>(
     out: &mut Columns<'_>,
 ) {
     let columns = out.columns();
-    let tiles = x.tokens().div_ceil(x.tile_tokens());
     for first in columns.clone().step_by(PANEL_ROWS) {
         let panel = weights.panel(first / PANEL_ROWS);
         let at = first - columns.start..(first - columns.start + PANEL_ROWS).min(columns.len());
-        for index in 0..tiles {
-            let tile = x.tile(index);
-            let place = (index * x.tile_tokens(), at.clone());
-            with_tokens!(
-                tile.0.len() / x.blocks(),
-                one_tile::<I, H, BASE, EXTRA>(isa, panel, tile, out, place)
-            );
+        for (token, tile) in x.tiles() {
+            let place = (token, at.clone());
+            match x.bytes() {
+                1 => by_tokens!(
+                    tile.tokens,
+                    some_tokens::<I, H, BASE, EXTRA, 1>(isa, panel, tile, out, &place)
+                ),
+                _ => by_tokens!(
+                    tile.tokens,
+                    some_tokens::<I, H, BASE, EXTRA, 2>(isa, panel, tile, out, &place)
+                ),
+            }
         }
     }
 }
 
+/// Tokens `first..first + N` of a tile, their activations in `BYTES` bytes.
 #[inline(always)]
-fn one_tile<I: Isa, H: Header, const BASE: usize, const EXTRA: usize, const N: usize>(
+fn some_tokens<
+    I: Isa,
+    H: Header,
+    const BASE: usize,
+    const EXTRA: usize,
+    const BYTES: usize,
+    const N: usize,
+>(
+    first: usize,
     isa: I,
     panel: &[u16],
-    (values, scales): (&[Bytes], &[Scale]),
+    tile: Tile<'_>,
     out: &mut Columns<'_>,
-    (token, columns): (usize, std::ops::Range<usize>),
+    (token, columns): &(usize, std::ops::Range<usize>),
 ) {
     let step = 32 * (BASE + EXTRA);
     let mut sums = [isa.splat(0.0); N];
-    let (values, _) = values.as_chunks::<N>();
-    let (scales, _) = scales.as_chunks::<N>();
-    let blocks = panel.chunks_exact(H::UNITS + H::STEPS * step);
-    for ((block, values), scales) in
-        blocks.zip(values.chunks_exact(H::STEPS)).zip(scales.chunks_exact(H::STEPS))
-    {
+    let (values, _) = tile.values.as_chunks::<BYTES>();
+    let mut steps = values.chunks_exact(tile.tokens).zip(tile.scales.chunks_exact(tile.tokens));
+    for block in panel.chunks_exact(H::UNITS + H::STEPS * step) {
         let (header, planes) = block.split_at(H::UNITS);
-        for i in 0..H::STEPS {
-            let planes = &planes[i * step..][..step];
+        for (i, (values, scales)) in steps.by_ref().take(H::STEPS).enumerate() {
+            let values = values[first..].first_chunk().expect("tokens of the tile");
+            let scales: &[Scale; N] = scales[first..].first_chunk().expect("tokens of the tile");
+            let q = groups::<I, BASE, EXTRA>(isa, &planes[i * step..][..step]);
+            let mut parts = [isa.splat(0.0); N];
             for part in 0..H::PARTS {
-                let (scale, offset) = H::at(isa, header, i * H::PARTS + part);
-                let groups = 8 / H::PARTS;
-                let dots = dots::<I, H, BASE, EXTRA, N>(isa, planes, &values[i], part * groups, groups);
+                let factors = H::at(isa, header, i * H::PARTS + part);
+                let dots = dots::<I, H, BYTES, N>(isa, &q, values, part);
                 for t in 0..N {
-                    let Scale { scale: own, sums: [first, second] } = scales[i][t];
                     let sum = match (H::PARTS, part) {
-                        (1, _) => first + second,
-                        (_, 0) => first,
-                        _ => second,
+                        (1, _) => scales[t].sum,
+                        _ => scales[t].halves[part],
                     };
-                    let dot = isa.mul_add(isa.to_f32(dots[t].high), isa.splat(HIGH), isa.to_f32(dots[t].low));
-                    let sum = isa.mul_add(offset, isa.splat(sum), sums[t]);
-                    sums[t] = isa.mul_add(dot, isa.mul(scale, isa.splat(own)), sum);
+                    let dot = centred::<I, H>(isa, dots[t], sum);
+                    let dot = isa.to_f32(dot);
+                    parts[t] = match part {
+                        0 => isa.mul(dot, factors.scale),
+                        _ => isa.mul_add(dot, factors.scale, parts[t]),
+                    };
+                    if let Some(minimum) = factors.minimum {
+                        parts[t] = isa.mul_add(minimum, isa.to_f32(isa.splat_i32(sum)), parts[t]);
+                    }
                 }
+            }
+            for t in 0..N {
+                sums[t] = isa.mul_add(parts[t], isa.splat(scales[t].scale), sums[t]);
             }
         }
     }
     for (t, sum) in sums.into_iter().enumerate() {
-        store(isa, sum, &mut out.row(token + t)[columns.clone()]);
+        store(isa, sum, &mut out.row(token + first + t)[columns.clone()]);
     }
 }
 
-/// Integer sums of a sub-block: over the high and over the low bytes.
-#[derive(Clone, Copy)]
-struct Dots<V> {
-    high: V,
-    low: V,
+/// Makes a sum of `q * x` one of `(q - CENTRE) * x`, where `sum` is that of the `x`.
+#[inline(always)]
+fn centred<I: Isa, H: Header>(isa: I, dot: I::I32, sum: i32) -> I::I32 {
+    // Of wide values the instruction set takes a part off itself.
+    let centre = if H::WIDE { H::CENTRE - I::WIDE_OFFSET } else { H::CENTRE };
+    if centre == 0 {
+        return dot;
+    }
+    const { assert!(H::CENTRE == 0 || H::CENTRE.count_ones() == 1) };
+    isa.sub_i32(dot, isa.shift_left(isa.splat_i32(sum), centre.trailing_zeros()))
 }
 
-/// The sums over `count` groups of four columns, from group `first` of 32 columns on.
+/// The sums of one part of 32 columns, `q` times the values of each token.
 #[inline(always)]
-fn dots<I: Isa, H: Header, const BASE: usize, const EXTRA: usize, const N: usize>(
+fn dots<I: Isa, H: Header, const BYTES: usize, const N: usize>(
     isa: I,
-    planes: &[u16],
-    values: &[Bytes; N],
-    first: usize,
-    count: usize,
-) -> [Dots<I::I32>; N] {
-    let mut dots = [Dots { high: isa.splat_i32(0), low: isa.splat_i32(0) }; N];
-    for g in first..first + count {
-        let q = group::<I, BASE, EXTRA>(isa, planes, g);
-        for t in 0..N {
-            let (high, low) = (quad(&values[t].high, g), quad(&values[t].low, g));
-            if H::WIDE {
-                dots[t].high = isa.dot_wide(dots[t].high, q, high);
-                dots[t].low = isa.dot_wide(dots[t].low, q, low);
-            } else {
-                dots[t].high = isa.dot(dots[t].high, q, high);
-                dots[t].low = isa.dot(dots[t].low, q, low);
+    q: &[I::Bytes; GROUPS],
+    values: &[[[i8; PANEL_COLUMNS]; BYTES]; N],
+    part: usize,
+) -> [I::I32; N] {
+    let count = GROUPS / H::PARTS;
+    let mut sums = [isa.splat_i32(0); N];
+    for byte in 0..BYTES {
+        if byte > 0 {
+            for t in 0..N {
+                sums[t] = isa.shift_left(sums[t], LOW_BITS);
+            }
+        }
+        for g in part * count..(part + 1) * count {
+            for t in 0..N {
+                let x = quad(&values[t][byte], g);
+                sums[t] = if H::WIDE { isa.dot_wide(sums[t], q[g], x) } else { isa.dot(sums[t], q[g], x) };
             }
         }
     }
-    dots
+    sums
 }
 
-/// The values of columns `4g..4g + 4` for sixteen rows.
+/// Vectors of four columns of sixteen rows in 32 columns.
+const GROUPS: usize = PANEL_COLUMNS / 4;
+
+/// The values of 32 columns for sixteen rows; in group `g`, columns `4g..4g + 4`.
 #[inline(always)]
-fn group<I: Isa, const BASE: usize, const EXTRA: usize>(isa: I, planes: &[u16], g: usize) -> I::Bytes {
-    let low = plane::<I>(isa, planes, BASE, g, 0);
-    match EXTRA {
-        0 => low,
-        _ => isa.or(low, plane::<I>(isa, &planes[32 * BASE..], EXTRA, g, BASE)),
+fn groups<I: Isa, const BASE: usize, const EXTRA: usize>(isa: I, planes: &[u16]) -> [I::Bytes; GROUPS] {
+    // Loops, not closures: those would not be compiled with the features of the set.
+    let mut q = [isa.load_bytes(&[0; 64]); GROUPS];
+    for g in 0..GROUPS {
+        q[g] = plane::<I>(isa, planes, BASE, g, 0);
+        if EXTRA > 0 {
+            q[g] = isa.or(q[g], plane::<I>(isa, &planes[32 * BASE..], EXTRA, g, BASE));
+        }
     }
+    q
 }
 
 /// The bits of group `g` in planes of `bits` bits, moved to bit `to`.
@@ -133,7 +164,7 @@ fn plane<I: Isa>(isa: I, planes: &[u16], bits: usize, g: usize, to: usize) -> I:
 }
 
 #[inline(always)]
-fn quad(bytes: &[i8; 32], index: usize) -> [i8; 4] {
+fn quad(bytes: &[i8; PANEL_COLUMNS], index: usize) -> [i8; 4] {
     let (quads, _) = bytes.as_chunks::<4>();
     quads[index]
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use rz_kernels::Runtime;
+use rz_kernels::{ActivationType, Runtime};
 use rz_quant::Matrix;
 
 use crate::arch::{self, Description};
@@ -23,6 +23,9 @@ pub struct LoadOptions {
     pub max_batch: usize,
     /// The type that keys and values are stored in.
     pub kv_type: KvType,
+    /// The whole numbers that activations are quantized to, where weights are; without it,
+    /// what suits the size of the model (see [`ModelSpec::activation_type`]).
+    pub activations: Option<ActivationType>,
     /// Compute in `f32` throughout: activations are not quantized, keys and values are
     /// stored as `f32` whatever `kv_type` says. Slow, and as near to the definition as
     /// `f32` gets.
@@ -36,6 +39,7 @@ impl Default for LoadOptions {
             kv_room: KvRoom::Sequences(1),
             max_batch: 512,
             kv_type: KvType::F16,
+            activations: None,
             exact: false,
         }
     }
@@ -89,7 +93,8 @@ impl CpuModel {
         })?;
         let max_batch = options.max_batch.clamp(1, LONGEST_BATCH);
         let kv = KvStorage::new(&spec, options.stored_type(), options.kv_groups(&spec)?)?;
-        let scratch = Scratch::new(&spec, max_batch);
+        let activations = options.activations.unwrap_or_else(|| spec.activation_type());
+        let scratch = Scratch::new(&spec, max_batch, activations);
         Ok(CpuModel { spec, weights, unused, kv, max_batch, runtime: runtime.clone(), scratch })
     }
 

@@ -23,7 +23,8 @@ pub use groups::{KvGroup, KvRoom, NO_BLOCK};
 pub use kv::KvType;
 pub use source::Source;
 pub use spec::{
-    Activation, AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, NormKind, Pairs, Residual, Rope,
+    Activation, ActivationType, AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, NormKind, Pairs,
+    Residual, Rope,
 };
 pub use weights::LoadProgress;
 

@@ -1,8 +1,8 @@
 //! The one forward pass. It asks the fields of the description, never the family.
 
 use rz_kernels::{
-    Activations, MAX_HEAD, Runtime, Team, activate, add_assign, layer_norm, rms_norm, rotate_halves,
-    rotate_neighbours, soft_cap,
+    ActivationType, Activations, MAX_HEAD, Runtime, Team, activate, add_assign, layer_norm, rms_norm,
+    rotate_halves, rotate_neighbours, soft_cap,
 };
 use rz_quant::{Input, Matrix, matmul};
 
@@ -29,7 +29,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    pub(crate) fn new(spec: &ModelSpec, tokens: usize) -> Scratch {
+    pub(crate) fn new(spec: &ModelSpec, tokens: usize, activations: ActivationType) -> Scratch {
         let most = |size: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(size).max().unwrap_or(0);
         let buffer = |size: usize| vec![0.0; tokens * size];
         let hidden = most(&|layer| layer.feed_forward.size);
@@ -44,7 +44,7 @@ impl Scratch {
             projected: buffer(spec.width),
             gate: buffer(gated),
             up: buffer(hidden),
-            quantized: Activations::default(),
+            quantized: Activations::new(activations),
             angles: spec
                 .ropes
                 .iter()

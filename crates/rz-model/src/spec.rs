@@ -96,7 +96,7 @@ pub struct FeedForwardSpec {
     pub bias: bool,
 }
 
-pub use rz_kernels::Activation;
+pub use rz_kernels::{Activation, ActivationType};
 
 /// A norm over a vector.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -153,6 +153,28 @@ impl Rope {
 }
 
 impl ModelSpec {
+    /// The type of activations that suits a model of this size, unless somebody asks for
+    /// another: two bytes up to half a billion weights in the layers, one byte above.
+    ///
+    /// Rounding to one byte shows in the logits of small models, and their products are
+    /// cheap; large models are worth the time that it saves.
+    /// See `docs/adr/0002-activations-in-16-bits.md`.
+    pub fn activation_type(&self) -> ActivationType {
+        const SMALL: usize = 500_000_000;
+        if self.layer_weights() <= SMALL { ActivationType::I16 } else { ActivationType::I8 }
+    }
+
+    /// Weights in the matrices of all layers.
+    pub fn layer_weights(&self) -> usize {
+        let weights = |layer: &LayerSpec| {
+            let AttentionSpec { heads, kv_heads, key_size, value_size, .. } = layer.attention;
+            let attention = heads * (key_size + value_size) + kv_heads * (key_size + value_size);
+            let maps = if layer.feed_forward.gated { 3 } else { 2 };
+            self.width.saturating_mul(attention + maps * layer.feed_forward.size)
+        };
+        self.layers.iter().map(weights).fold(0, usize::saturating_add)
+    }
+
     /// Elements of keys and values that a token reads which has `positions` before it.
     pub fn kv_elements(&self, positions: usize) -> usize {
         let elements = |layer: &LayerSpec| {

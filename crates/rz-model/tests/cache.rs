@@ -17,8 +17,14 @@ fn tokens(len: u32, salt: u32) -> Vec<u32> {
 
 /// A model in which some layers have a window of 32 positions and others see all.
 fn windowed(kv_type: KvType) -> CpuModel {
-    let options =
-        LoadOptions { context: 200, kv_room: KvRoom::Sequences(4), kv_type, max_batch: 64, exact: false };
+    let options = LoadOptions {
+        context: 200,
+        kv_room: KvRoom::Sequences(4),
+        kv_type,
+        max_batch: 64,
+        activations: None,
+        exact: false,
+    };
     let model = load(&committed("archs/gemma3-dense.gguf"), 2, options);
     let mut windows: Vec<_> = model.kv_groups().iter().map(|group| group.window).collect();
     windows.sort();

@@ -8,7 +8,7 @@ use common::{every_runtime, tiny_file};
 use rz_formats::Gguf;
 use rz_kernels::Runtime;
 use rz_model::arch::{ARCHS, describe};
-use rz_model::{Batch, CpuModel, Forward, KvRoom, KvType, LoadOptions, Output, Want};
+use rz_model::{ActivationType, Batch, CpuModel, Forward, KvRoom, KvType, LoadOptions, Output, Want};
 use rz_quant::DType;
 use rz_testkit::gguf::{Random, TinyLlama};
 use rz_testkit::{committed, fixture};
@@ -186,16 +186,22 @@ fn check_tiny(tiny: &TinyLlama, lengths: &[usize]) {
 
 const LENGTHS: [usize; 4] = [70, 33, 1, 32];
 
-/// The cache in both types, and everything in single precision. Sizes are each test's own.
-const OPTIONS: [LoadOptions; 3] = {
+/// The cache and activations in both types, and everything in single precision. Sizes are each test's own.
+const OPTIONS: [LoadOptions; 4] = {
     let default = LoadOptions {
         context: 0,
         kv_room: KvRoom::Sequences(0),
         max_batch: 0,
         kv_type: KvType::F16,
+        activations: None,
         exact: false,
     };
-    [default, LoadOptions { kv_type: KvType::F32, ..default }, LoadOptions { exact: true, ..default }]
+    [
+        default,
+        LoadOptions { activations: Some(ActivationType::I8), ..default },
+        LoadOptions { kv_type: KvType::F32, ..default },
+        LoadOptions { exact: true, ..default },
+    ]
 };
 
 #[test]
@@ -281,7 +287,8 @@ fn smollm2() {
 /// As [`check`], with less repetition: the real model has thirty layers.
 fn check_once(gguf: &Gguf, runtimes: &[Runtime], kv_type: KvType, what: &str) {
     let kv_room = KvRoom::Sequences(3);
-    let options = LoadOptions { context: 70, kv_room, max_batch: 128, kv_type, exact: false };
+    let options =
+        LoadOptions { context: 70, kv_room, max_batch: 128, kv_type, activations: None, exact: false };
     let random = &mut Random::new(11);
     let mut expected = None;
     for runtime in runtimes {

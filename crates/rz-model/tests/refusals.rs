@@ -17,6 +17,7 @@ const OPTIONS: LoadOptions = LoadOptions {
     kv_room: KvRoom::Sequences(1),
     max_batch: 8,
     kv_type: rz_model::KvType::F16,
+    activations: None,
     exact: false,
 };
 

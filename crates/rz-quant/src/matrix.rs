@@ -216,7 +216,7 @@ impl FormatVisitor for UnpackRow<'_> {
     }
 }
 
-/// The operand of products: rows of activations, as they are and in 16 bits.
+/// The operand of products: rows of activations, as they are and quantized.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
     /// Tokens x columns.

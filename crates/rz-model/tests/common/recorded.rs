@@ -10,6 +10,7 @@ pub(crate) const EXACT: LoadOptions = LoadOptions {
     kv_room: KvRoom::Sequences(1),
     max_batch: 512,
     kv_type: KvType::F16,
+    activations: None,
     exact: true,
 };
 pub(crate) const DEFAULT: LoadOptions = LoadOptions { exact: false, ..EXACT };

@@ -1,6 +1,7 @@
 //! Chores of the workspace: `cargo xtask --help` lists them.
 
 mod cargo;
+mod cross;
 mod fixtures;
 mod fuzz;
 mod tidy;
@@ -49,6 +50,9 @@ enum Chore {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Compile for ARM and WebAssembly, and run the tests of the instruction sets there (needs
+    /// their targets by rustup, qemu-aarch64 and node)
+    Cross,
     /// Try every order of events of the worker pool's protocol (a minute, most of it compiling)
     Loom,
     /// Measure which lines the tests run
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(),
         Chore::Ci => cargo::ci(),
         Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Chore::Cross => cross::run_tests(),
         Chore::Loom => cargo::loom(),
         Chore::Coverage { arguments } => cargo::coverage(&arguments),
     };

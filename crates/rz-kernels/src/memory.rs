@@ -2,6 +2,9 @@
 
 use std::ops::{Deref, DerefMut};
 
+#[cfg(not(any(unix, windows)))]
+use heap::MmapMut;
+#[cfg(any(unix, windows))]
 use memmap2::MmapMut;
 
 use crate::{Isa, Kernels, SimdOp};
@@ -35,7 +38,11 @@ impl Arena {
     /// # Errors
     /// When the system refuses the reservation.
     pub fn sparse(bytes: usize) -> std::io::Result<Arena> {
-        Ok(Arena { map: memmap2::MmapOptions::new().len(bytes.max(64)).no_reserve_swap().map_anon()? })
+        #[cfg(any(unix, windows))]
+        let map = memmap2::MmapOptions::new().len(bytes.max(64)).no_reserve_swap().map_anon()?;
+        #[cfg(not(any(unix, windows)))]
+        let map = MmapMut::map_anon(bytes.max(64))?;
+        Ok(Arena { map })
     }
 }
 
@@ -95,4 +102,40 @@ pub fn read_all(kernels: Kernels, bytes: &[u8]) -> i32 {
         }
     }
     kernels.run(Read(bytes))
+}
+
+/// The part of a mapping that an arena needs, for systems that have none: WebAssembly.
+#[cfg(not(any(unix, windows)))]
+mod heap {
+    use std::io::{Error, ErrorKind, Result};
+    use std::ops::{Deref, DerefMut};
+
+    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+    #[repr(C, align(64))]
+    struct Line([u8; 64]);
+
+    /// Zeroed memory on the heap.
+    pub(super) struct MmapMut(Vec<Line>);
+
+    impl MmapMut {
+        pub(super) fn map_anon(bytes: usize) -> Result<MmapMut> {
+            let mut lines = Vec::new();
+            lines.try_reserve_exact(bytes.div_ceil(64)).map_err(|_| Error::from(ErrorKind::OutOfMemory))?;
+            lines.resize(bytes.div_ceil(64), Line([0; 64]));
+            Ok(MmapMut(lines))
+        }
+    }
+
+    impl Deref for MmapMut {
+        type Target = [u8];
+        fn deref(&self) -> &[u8] {
+            bytemuck::cast_slice(&self.0)
+        }
+    }
+
+    impl DerefMut for MmapMut {
+        fn deref_mut(&mut self) -> &mut [u8] {
+            bytemuck::cast_slice_mut(&mut self.0)
+        }
+    }
 }

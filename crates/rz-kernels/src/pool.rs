@@ -58,7 +58,9 @@ impl Pool {
     /// # Errors
     /// When the system refuses a thread.
     pub fn with_counts(threads: usize, batch_threads: usize) -> std::io::Result<Pool> {
-        let (threads, batch_threads) = (threads.max(1), batch_threads.max(1));
+        // WebAssembly has no threads but the caller's.
+        let most = if cfg!(target_family = "wasm") { 1 } else { usize::MAX };
+        let (threads, batch_threads) = (threads.clamp(1, most), batch_threads.clamp(1, most));
         let all = threads.max(batch_threads);
         let regions = Arc::new(Regions::new(all));
         let workers = match all {

@@ -91,6 +91,8 @@ impl Isa for Avx512Vnni {
             _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
         };
         fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+        fn look_up(q: __m512i, table: &[u8; 16]) -> __m512i =
+            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), q);
         fn dot(acc: __m512i, w: __m512i, a: [i8; 4]) -> __m512i =
             _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(i32::from_ne_bytes(a.map(|x| x as u8))));
         fn dot_wide(acc: __m512i, w: __m512i, a: [i8; 4]) -> __m512i =

@@ -9,7 +9,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+#[cfg(test)]
+mod tests;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
 /// Lanes of a vector of 32-bit numbers.
 pub const LANES: usize = 16;
@@ -49,7 +55,7 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a / b`.
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// `a * b + c`; fused, except on the portable set.
+    /// `a * b + c`; fused, except on WebAssembly and on the portable set.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// The larger of each pair; unspecified when one is NaN.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -93,9 +99,30 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn take_bits(self, v: Self::Bytes, from: u32, to: u32, mask: u8) -> Self::Bytes;
     /// The bits of either.
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `table[q]` for every byte `q`, which must be below 16.
+    fn look_up(self, q: Self::Bytes, table: &[u8; 16]) -> Self::Bytes;
     /// Adds to lane `i` the sum over `j < 4` of `w[4i + j] * a[j]`. Exact for weight
     /// bytes up to 127 and any activations.
     fn dot(self, acc: Self::I32, w: Self::Bytes, a: [i8; 4]) -> Self::I32;
+    /// Does [`dot`](Self::dot) with each element of `w` in turn, for several sums: adds to
+    /// `sums[t]` those of `w[g]` with `a[t][g]`. Exact for weight bytes up to `largest`, which
+    /// is at most 127, and activations in `-127..=127`.
+    #[inline(always)]
+    fn dots<const N: usize>(
+        self,
+        mut sums: [Self::I32; N],
+        w: &[Self::Bytes],
+        a: [&[[i8; 4]]; N],
+        largest: i32,
+    ) -> [Self::I32; N] {
+        let _ = largest;
+        for g in 0..w.len() {
+            for t in 0..N {
+                sums[t] = self.dot(sums[t], w[g], a[t][g]);
+            }
+        }
+        sums
+    }
     /// As [`dot`](Self::dot), with `w - WIDE_OFFSET` for `w`. Exact for any weight
     /// bytes and activations in `-127..=127`.
     fn dot_wide(self, acc: Self::I32, w: Self::Bytes, a: [i8; 4]) -> Self::I32;
@@ -112,11 +139,26 @@ pub trait SimdOp {
     fn eval<I: Isa>(self, isa: I) -> Self::Output;
 }
 
+// Whether the processor has a feature. Other architectures have rows without features only.
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected as is_detected;
+#[cfg(target_arch = "x86_64")]
+use std::arch::is_x86_feature_detected as is_detected;
+
+// A WebAssembly module runs as a whole or not at all, so there is nothing to detect: it
+// has the features that it was compiled for, and a row only exists with them.
+#[cfg(target_arch = "wasm32")]
+macro_rules! is_detected {
+    ($feature:tt) => {
+        cfg!(target_feature = $feature)
+    };
+}
+
 /// Declares the instruction sets, best first. One row makes the detection, the
 /// token's constructor and the entry point, so that what is detected and what is
 /// compiled cannot differ.
 macro_rules! isas {
-    ($($(#[$arch:meta])? $name:ident, $label:literal, $token:path, [$($feature:tt),*], $tile:literal;)*) => {
+    ($($(#[$arch:meta])? $name:ident, $label:literal, $token:ty, [$($feature:tt),*], $tile:literal;)*) => {
         /// The instruction sets that this build knows, best first.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
@@ -137,7 +179,7 @@ macro_rules! isas {
 
             /// Whether this processor has it.
             pub fn is_available(self) -> bool {
-                match self { $($(#[$arch])? IsaKind::$name => true $(&& std::arch::is_x86_feature_detected!($feature))*),* }
+                match self { $($(#[$arch])? IsaKind::$name => true $(&& is_detected!($feature))*),* }
             }
 
             // Tokens whose sums one pass keeps in registers.
@@ -171,7 +213,15 @@ isas! {
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni, "avx512-vnni", avx512::Avx512Vnni, ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512vnni"], 8;
     #[cfg(target_arch = "x86_64")]
-    Avx2, "avx2", avx2::Avx2, ["avx2", "fma", "f16c"], 4;
+    AvxVnni, "avx-vnni", avx2::Avx2<avx2::Quads>, ["avx2", "fma", "f16c", "avxvnni"], 4;
+    #[cfg(target_arch = "x86_64")]
+    Avx2, "avx2", avx2::Avx2<avx2::Pairs>, ["avx2", "fma", "f16c"], 4;
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod, "neon-dotprod", neon::Neon<neon::Quads>, ["neon", "dotprod"], 4;
+    #[cfg(target_arch = "aarch64")]
+    Neon, "neon", neon::Neon<neon::Pairs>, ["neon"], 4;
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128, "simd128", wasm::Simd128, ["simd128"], 2;
     Portable, "portable", portable::Portable, [], 4;
 }
 

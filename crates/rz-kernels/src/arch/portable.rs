@@ -163,6 +163,10 @@ impl Isa for Portable {
         std::array::from_fn(|i| a[i] | b[i])
     }
     #[inline(always)]
+    fn look_up(self, q: [u8; 64], table: &[u8; 16]) -> [u8; 64] {
+        q.map(|q| table[usize::from(q & 15)])
+    }
+    #[inline(always)]
     fn dot(self, acc: I32, w: [u8; 64], a: [i8; 4]) -> I32 {
         std::array::from_fn(|i| {
             (0..4).fold(acc[i], |sum: i32, j| sum.wrapping_add(i32::from(w[4 * i + j]) * i32::from(a[j])))

@@ -145,11 +145,13 @@ impl<'a> Oracle<'a> {
 fn planes(dtype: DType) -> Option<std::ops::Range<usize>> {
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 => None,
-        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => Some(2..dtype.block_bytes()),
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL => Some(2..dtype.block_bytes()),
         DType::Q4_1 | DType::Q5_1 => Some(4..dtype.block_bytes()),
         DType::Q2_K => Some(16..80),
         DType::Q3_K => Some(0..96),
         DType::Q4_K | DType::Q5_K => Some(16..dtype.block_bytes()),
         DType::Q6_K => Some(0..192),
+        DType::IQ4_XS => Some(8..dtype.block_bytes()),
+        DType::MXFP4 => Some(1..dtype.block_bytes()),
     }
 }

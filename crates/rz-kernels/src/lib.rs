@@ -21,7 +21,7 @@ pub use ops::{
     Activation, activate, add_assign, dot_rows, layer_norm, rms_norm, rotate_halves, rotate_neighbours,
     soft_cap,
 };
-pub use panel::{PANEL_COLUMNS, PANEL_ROWS, PanelKind, PanelRef};
+pub use panel::{CURVED_LEVELS, FLOAT_LEVELS, PANEL_COLUMNS, PANEL_ROWS, PanelKind, PanelRef};
 pub use pool::{Pool, Team};
 pub use processors::Processors;
 pub use product::{float_panel_product, panel_product};

@@ -23,6 +23,14 @@ pub const PANEL_ROWS: usize = 16;
 /// Columns of a matrix that share planes, and a scale in the plain kinds.
 pub const PANEL_COLUMNS: usize = 32;
 
+/// What the four bits of the curved kinds stand for: dense around zero.
+pub const CURVED_LEVELS: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// What the four bits of [`PanelKind::Float4`] stand for: twice the floating-point numbers of a
+/// sign, two bits of exponent and one of fraction. Of zeros there is one: the negative one is 0, too.
+pub const FLOAT_LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
 /// How the weights of a panel block are stored, and what they mean. In a header, `16 x`
 /// stands for one value of each row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +60,13 @@ pub enum PanelKind {
     /// 256 columns in 16s, `weight = d * scale * (q - 32)`, 4 + 2 bits. Header: 16 x d (f16),
     /// then 16 times 16 x scale (a signed byte).
     Super6,
+    /// As `Bits4` with `CURVED_LEVELS[q]` for `q - 8`.
+    Curved4,
+    /// 256 columns in 32s, `weight = d * scale * CURVED_LEVELS[q]`, 4 bits. Header: 16 x d (f16),
+    /// then 8 times 16 x scale (a signed byte).
+    SuperCurved4,
+    /// 32 columns, `weight = 2^(e - 128) * FLOAT_LEVELS[q]`, 4 bits. Header: 16 x e (a byte).
+    Float4,
     /// One column, 16 x f16. No header.
     F16,
     /// One column, 16 x bfloat16. No header.
@@ -68,12 +83,15 @@ impl PanelKind {
             | PanelKind::Bits4Min
             | PanelKind::Bits5
             | PanelKind::Bits5Min
-            | PanelKind::Bits8 => PANEL_COLUMNS,
+            | PanelKind::Bits8
+            | PanelKind::Curved4
+            | PanelKind::Float4 => PANEL_COLUMNS,
             PanelKind::Super2
             | PanelKind::Super3
             | PanelKind::Super4
             | PanelKind::Super5
-            | PanelKind::Super6 => 256,
+            | PanelKind::Super6
+            | PanelKind::SuperCurved4 => 256,
             PanelKind::F16 | PanelKind::Bf16 | PanelKind::F32 => 1,
         }
     }
@@ -81,12 +99,14 @@ impl PanelKind {
     /// Bytes of the header of one panel block.
     pub const fn header_bytes(self) -> usize {
         match self {
-            PanelKind::Bits4 | PanelKind::Bits5 | PanelKind::Bits8 => 32,
+            PanelKind::Float4 => 16,
+            PanelKind::Bits4 | PanelKind::Bits5 | PanelKind::Bits8 | PanelKind::Curved4 => 32,
             PanelKind::Bits4Min | PanelKind::Bits5Min => 64,
             PanelKind::Super2 => 64 + 256,
             PanelKind::Super3 => 32 + 128 + 64,
             PanelKind::Super4 | PanelKind::Super5 => 64 + 256,
             PanelKind::Super6 => 32 + 256,
+            PanelKind::SuperCurved4 => 32 + 128,
             PanelKind::F16 | PanelKind::Bf16 | PanelKind::F32 => 0,
         }
     }
@@ -97,6 +117,7 @@ impl PanelKind {
             PanelKind::Super2 => 2,
             PanelKind::Super3 => 3,
             PanelKind::Bits4 | PanelKind::Bits4Min | PanelKind::Super4 => 4,
+            PanelKind::Curved4 | PanelKind::SuperCurved4 | PanelKind::Float4 => 4,
             PanelKind::Bits5 | PanelKind::Bits5Min | PanelKind::Super5 => 5,
             PanelKind::Super6 => 6,
             PanelKind::Bits8 => 8,

@@ -111,7 +111,10 @@ formats! {
     Q4_K = 12 => formats::Q4_K,
     Q5_K = 13 => formats::Q5_K,
     Q6_K = 14 => formats::Q6_K,
+    IQ4_NL = 20 => formats::IQ4_NL,
+    IQ4_XS = 23 => formats::IQ4_XS,
     BF16 = 30 => formats::BF16,
+    MXFP4 = 39 => formats::MXFP4,
 }
 
 impl std::fmt::Display for DType {

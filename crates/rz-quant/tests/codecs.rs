@@ -136,7 +136,9 @@ proptest! {
         x[at] = value;
         for &dtype in DType::ALL {
             let back = round_trip(dtype, &x);
-            prop_assert!((back[at] - value).abs() <= 0.01 * value.abs(), "{}: {} for {}", dtype, back[at], value);
+            // The scales of MXFP4 are powers of two, and from 6 times the scale to 8 there is nothing.
+            let most = if dtype == DType::MXFP4 { 0.25 } else { 0.01 };
+            prop_assert!((back[at] - value).abs() <= most * value.abs(), "{}: {} for {}", dtype, back[at], value);
             prop_assert!(back.iter().enumerate().all(|(i, v)| i == at || v.abs() <= 0.01 * value.abs()), "{}", dtype);
         }
     }

@@ -1,6 +1,7 @@
 //! Headers of panel blocks: the scale and the offset of each sub-block.
 
 use crate::Isa;
+use crate::panel::{CURVED_LEVELS, FLOAT_LEVELS};
 
 /// What a kind's header says. `weight = scale * (q - CENTRE) + minimum` for every sub-block.
 pub(super) trait Header {
@@ -10,9 +11,11 @@ pub(super) trait Header {
     const STEPS: usize;
     /// Sub-blocks of 32 columns: 1, or 2 of 16.
     const PARTS: usize;
-    /// What is taken off `q`: zero or a power of two.
+    /// What stands for `q`, in kinds whose levels are no row of whole numbers.
+    const TABLE: Option<&'static [u8; 16]> = None;
+    /// What is taken off `q`, or what stands for it: zero or a power of two.
     const CENTRE: i32 = 0;
-    /// Whether `q` takes all 8 bits.
+    /// Whether that takes all 8 bits.
     const WIDE: bool = false;
 
     /// The factors of sub-block `index`, for sixteen rows.
@@ -130,6 +133,74 @@ impl Header for SignedScales {
         let scale = isa.mul(isa.load_f16(halves(header, 0)), scale);
         Factors { scale, minimum: None }
     }
+}
+
+/// `scale * CURVED_LEVELS[q]`.
+pub(super) struct Curved;
+
+impl Header for Curved {
+    const UNITS: usize = 16;
+    const STEPS: usize = 1;
+    const PARTS: usize = 1;
+    const TABLE: Option<&'static [u8; 16]> = Some(&raised(CURVED_LEVELS, Self::CENTRE));
+    const CENTRE: i32 = 128;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn at<I: Isa>(isa: I, header: &[u16], _index: usize) -> Factors<I::F32> {
+        Factors { scale: isa.load_f16(halves(header, 0)), minimum: None }
+    }
+}
+
+/// `d * scale * CURVED_LEVELS[q]`, scales in a signed byte.
+pub(super) struct SuperCurved;
+
+impl Header for SuperCurved {
+    const UNITS: usize = 16 + 64;
+    const STEPS: usize = 8;
+    const PARTS: usize = 1;
+    const TABLE: Option<&'static [u8; 16]> = Curved::TABLE;
+    const CENTRE: i32 = Curved::CENTRE;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> Factors<I::F32> {
+        let scale = isa.to_f32(isa.load_i8(bytes(&header[16..], index)));
+        Factors { scale: isa.mul(isa.load_f16(halves(header, 0)), scale), minimum: None }
+    }
+}
+
+/// `2^(e - 128) * FLOAT_LEVELS[q]`.
+pub(super) struct PowerOfTwo;
+
+impl Header for PowerOfTwo {
+    const UNITS: usize = 8;
+    const STEPS: usize = 1;
+    const PARTS: usize = 1;
+    const TABLE: Option<&'static [u8; 16]> = Some(&raised(FLOAT_LEVELS, Self::CENTRE));
+    const CENTRE: i32 = 16;
+
+    #[inline(always)]
+    fn at<I: Isa>(isa: I, header: &[u16], _index: usize) -> Factors<I::F32> {
+        // In two factors, since 2^-128 is below the normal numbers.
+        let e = isa.load_u8(bytes(header, 0));
+        let half = isa.bits(e, 1, 7);
+        let middle = isa.splat_i32(64);
+        let first = isa.exp2i(isa.sub_i32(half, middle));
+        let second = isa.exp2i(isa.sub_i32(isa.sub_i32(e, half), middle));
+        Factors { scale: isa.mul(first, second), minimum: None }
+    }
+}
+
+/// Levels as bytes without a sign.
+const fn raised(levels: [i8; 16], by: i32) -> [u8; 16] {
+    let mut table = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        table[i] = (levels[i] as i32 + by) as u8;
+        i += 1;
+    }
+    table
 }
 
 #[inline(always)]

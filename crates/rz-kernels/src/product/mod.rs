@@ -50,7 +50,8 @@ impl SimdOp for Quantized<'_, '_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        use header::{Centred, Minimum, ScaleMinBytes, ScaleMinNibbles, SignedScales, SixBitScales};
+        use header::{Centred, Curved, Minimum, PowerOfTwo, SuperCurved};
+        use header::{ScaleMinBytes, ScaleMinNibbles, SignedScales, SixBitScales};
         use quantized::panels;
         let Quantized { weights, x, out } = self;
         match weights.kind() {
@@ -64,6 +65,9 @@ impl SimdOp for Quantized<'_, '_> {
             PanelKind::Super4 => panels::<I, ScaleMinBytes, 4, 0>(isa, weights, x, out),
             PanelKind::Super5 => panels::<I, ScaleMinBytes, 4, 1>(isa, weights, x, out),
             PanelKind::Super6 => panels::<I, SignedScales, 4, 2>(isa, weights, x, out),
+            PanelKind::Curved4 => panels::<I, Curved, 4, 0>(isa, weights, x, out),
+            PanelKind::SuperCurved4 => panels::<I, SuperCurved, 4, 0>(isa, weights, x, out),
+            PanelKind::Float4 => panels::<I, PowerOfTwo, 4, 0>(isa, weights, x, out),
             PanelKind::F16 | PanelKind::Bf16 | PanelKind::F32 => unreachable!("a float kind"),
         }
     }

@@ -52,6 +52,7 @@ fn some_tokens<
     (token, columns): &(usize, std::ops::Range<usize>),
 ) {
     let step = 32 * (BASE + EXTRA);
+    let largest = const { largest(H::TABLE, BASE + EXTRA) };
     let mut sums = [isa.splat(0.0); N];
     let (values, _) = tile.values.as_chunks::<BYTES>();
     let mut steps = values.chunks_exact(tile.tokens).zip(tile.scales.chunks_exact(tile.tokens));
@@ -60,11 +61,11 @@ fn some_tokens<
         for (i, (values, scales)) in steps.by_ref().take(H::STEPS).enumerate() {
             let values = values[first..].first_chunk().expect("tokens of the tile");
             let scales: &[Scale; N] = scales[first..].first_chunk().expect("tokens of the tile");
-            let q = groups::<I, BASE, EXTRA>(isa, &planes[i * step..][..step]);
+            let q = groups::<I, H, BASE, EXTRA>(isa, &planes[i * step..][..step]);
             let mut parts = [isa.splat(0.0); N];
             for part in 0..H::PARTS {
                 let factors = H::at(isa, header, i * H::PARTS + part);
-                let dots = dots::<I, H, BYTES, N>(isa, &q, values, part);
+                let dots = dots::<I, H, BYTES, N>(isa, &q, values, part, largest);
                 for t in 0..N {
                     let sum = match (H::PARTS, part) {
                         (1, _) => scales[t].sum,
@@ -110,6 +111,7 @@ fn dots<I: Isa, H: Header, const BYTES: usize, const N: usize>(
     q: &[I::Bytes; GROUPS],
     values: &[[[i8; PANEL_COLUMNS]; BYTES]; N],
     part: usize,
+    largest: i32,
 ) -> [I::I32; N] {
     let count = GROUPS / H::PARTS;
     let mut sums = [isa.splat_i32(0); N];
@@ -119,14 +121,34 @@ fn dots<I: Isa, H: Header, const BYTES: usize, const N: usize>(
                 sums[t] = isa.shift_left(sums[t], LOW_BITS);
             }
         }
-        for g in part * count..(part + 1) * count {
+        let part = part * count..(part + 1) * count;
+        let mut x: [&[[i8; 4]]; N] = [&[]; N];
+        for t in 0..N {
+            x[t] = &values[t][byte].as_chunks().0[part.clone()];
+        }
+        let q = &q[part];
+        if !H::WIDE {
+            sums = isa.dots(sums, q, x, largest);
+            continue;
+        }
+        for g in 0..q.len() {
             for t in 0..N {
-                let x = quad(&values[t][byte], g);
-                sums[t] = if H::WIDE { isa.dot_wide(sums[t], q[g], x) } else { isa.dot(sums[t], q[g], x) };
+                sums[t] = isa.dot_wide(sums[t], q[g], x[t][g]);
             }
         }
     }
     sums
+}
+
+/// The largest byte that meets activations.
+const fn largest(table: Option<&[u8; 16]>, bits: usize) -> i32 {
+    let Some(table) = table else { return (1 << bits) - 1 };
+    let (mut most, mut i) = (0, 0);
+    while i < table.len() {
+        most = if table[i] > most { table[i] } else { most };
+        i += 1;
+    }
+    most as i32
 }
 
 /// Vectors of four columns of sixteen rows in 32 columns.
@@ -134,13 +156,19 @@ const GROUPS: usize = PANEL_COLUMNS / 4;
 
 /// The values of 32 columns for sixteen rows; in group `g`, columns `4g..4g + 4`.
 #[inline(always)]
-fn groups<I: Isa, const BASE: usize, const EXTRA: usize>(isa: I, planes: &[u16]) -> [I::Bytes; GROUPS] {
+fn groups<I: Isa, H: Header, const BASE: usize, const EXTRA: usize>(
+    isa: I,
+    planes: &[u16],
+) -> [I::Bytes; GROUPS] {
     // Loops, not closures: those would not be compiled with the features of the set.
     let mut q = [isa.load_bytes(&[0; 64]); GROUPS];
     for g in 0..GROUPS {
         q[g] = plane::<I>(isa, planes, BASE, g, 0);
         if EXTRA > 0 {
             q[g] = isa.or(q[g], plane::<I>(isa, &planes[32 * BASE..], EXTRA, g, BASE));
+        }
+        if let Some(table) = H::TABLE {
+            q[g] = isa.look_up(q[g], table);
         }
     }
     q
@@ -161,10 +189,4 @@ fn plane<I: Isa>(isa: I, planes: &[u16], bits: usize, g: usize, to: usize) -> I:
         return v;
     }
     isa.take_bits(v, from as u32, to as u32, (((1 << bits) - 1) << to) as u8)
-}
-
-#[inline(always)]
-fn quad(bytes: &[i8; PANEL_COLUMNS], index: usize) -> [i8; 4] {
-    let (quads, _) = bytes.as_chunks::<4>();
-    quads[index]
 }

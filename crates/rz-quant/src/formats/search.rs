@@ -1,5 +1,6 @@
-//! The encoders of super-blocks: a search for the integer scales of the sub-blocks
-//! and for the half-precision factors above them.
+//! The encoders that search for scales: of super-blocks, the integer scales of the
+//! sub-blocks and the half-precision factors above them; of blocks with a table of
+//! levels, the half-precision scale.
 //!
 //! What is made small is the plain sum of squared errors, in three steps:
 //!
@@ -23,10 +24,10 @@ pub(super) struct Affine<const SUBS: usize> {
     pub(super) q: [u8; 256],
 }
 
-/// A super-block of `d * scale * (q - half of the levels)`.
-pub(super) struct Centred {
+/// A super-block of `d * scale * (q - half of the levels)`, or with levels from a table.
+pub(super) struct Centred<const SUBS: usize> {
     pub(super) d: [u8; 2],
-    pub(super) scales: [i8; 16],
+    pub(super) scales: [i8; SUBS],
     pub(super) q: [u8; 256],
 }
 
@@ -35,9 +36,9 @@ pub(super) struct Centred {
 pub(super) fn affine<const N: usize, const SUBS: usize>(x: &[f32], q_max: u8, scale_max: u8) -> Affine<SUBS> {
     let limit = HALF_MAX * f32::from(scale_max);
     let x: [f32; 256] = limited(x, -limit, limit);
-    let levels = Levels { low: 0.0, high: f32::from(q_max) };
+    let levels = Uniform { low: 0.0, high: f32::from(q_max) };
     let integers = Integers { low: 0, high: i32::from(scale_max) };
-    let found = super_block::<N, SUBS>(&x, levels, integers, integers, fit_affine);
+    let found = super_block::<N, SUBS, _>(&x, levels, integers, integers, fit_affine);
     Affine {
         d: to_half(found.d),
         dmin: to_half(found.dmin),
@@ -49,20 +50,108 @@ pub(super) fn affine<const N: usize, const SUBS: usize>(x: &[f32], q_max: u8, sc
 
 /// Encodes 16 sub-blocks of 16 elements with `q - q_half` in `-q_half..q_half` and
 /// `scale` in `-scale_half..scale_half`.
-pub(super) fn centred(x: &[f32], q_half: u8, scale_half: u8) -> Centred {
+pub(super) fn centred(x: &[f32], q_half: u8, scale_half: u8) -> Centred<16> {
+    let levels = Uniform { low: -f32::from(q_half), high: f32::from(q_half) - 1.0 };
+    scaled::<16, 16>(x, levels, scale_half)
+}
+
+/// Encodes 8 sub-blocks of 32 elements with `q` the place of a level in `table` and
+/// `scale` in `-scale_half..scale_half`.
+pub(super) fn tabled(x: &[f32], table: &'static [i8; 16], scale_half: u8) -> Centred<8> {
+    scaled::<32, 8>(x, Table(table), scale_half)
+}
+
+/// Encodes one block of `N` elements: its scale, and the places of its levels in `table`.
+pub(super) fn tabled_block<const N: usize>(x: &[f32], table: &'static [i8; 16]) -> ([u8; 2], [u8; N]) {
+    let levels = Table(table);
+    let limit = HALF_MAX * levels.ends()[1];
+    let x: [f32; N] = limited(x, -limit, limit);
+    let grid = fit_centred(&x, levels);
+    let d = as_half(grid.scale);
+    (to_half(d), quantize(&x, Grid { scale: d, min: 0.0 }, levels))
+}
+
+fn scaled<const N: usize, const SUBS: usize>(
+    x: &[f32],
+    levels: impl Levels,
+    scale_half: u8,
+) -> Centred<SUBS> {
     let limit = HALF_MAX * f32::from(scale_half);
     let x: [f32; 256] = limited(x, -limit, limit);
-    let levels = Levels { low: -f32::from(q_half), high: f32::from(q_half) - 1.0 };
     let integers = Integers { low: -i32::from(scale_half), high: i32::from(scale_half) - 1 };
-    let found = super_block::<16, 16>(&x, levels, integers, Integers { low: 0, high: 0 }, fit_centred);
+    let found = super_block::<N, SUBS, _>(&x, levels, integers, Integers { low: 0, high: 0 }, fit_centred);
     Centred { d: to_half(found.d), scales: found.scales.map(|s| s as i8), q: found.q }
 }
 
-/// The values that a quantized element may have.
+/// The values that a quantized element may have, in units of the scale.
+trait Levels: Copy {
+    /// The lowest and the highest.
+    fn ends(self) -> [f32; 2];
+    /// How far apart the outer ones are.
+    fn step(self) -> f32;
+    /// The nearest to `value`.
+    fn nearest(self, value: f32) -> f32;
+    /// What stands for a level in a block.
+    fn code(self, level: f32) -> u8;
+}
+
+/// Whole numbers.
 #[derive(Clone, Copy)]
-struct Levels {
+struct Uniform {
     low: f32,
     high: f32,
+}
+
+impl Levels for Uniform {
+    fn ends(self) -> [f32; 2] {
+        [self.low, self.high]
+    }
+
+    fn step(self) -> f32 {
+        1.0
+    }
+
+    #[inline(always)]
+    fn nearest(self, value: f32) -> f32 {
+        // Adding a number whose last bit is worth one rounds to an integer.
+        const ROUND: f32 = 1.5 * (1 << 23) as f32;
+        let q = if value < self.low { self.low } else { value };
+        let q = if q > self.high { self.high } else { q };
+        (q + ROUND) - ROUND
+    }
+
+    fn code(self, level: f32) -> u8 {
+        (level - self.low) as u8
+    }
+}
+
+/// Any sixteen, in rising order.
+#[derive(Clone, Copy)]
+struct Table(&'static [i8; 16]);
+
+impl Table {
+    fn place(self, value: f32) -> usize {
+        // As many as the middles between neighbours that the value is beyond.
+        self.0.windows(2).filter(|pair| value > (f32::from(pair[0]) + f32::from(pair[1])) / 2.0).count()
+    }
+}
+
+impl Levels for Table {
+    fn ends(self) -> [f32; 2] {
+        [f32::from(self.0[0]), f32::from(self.0[15])]
+    }
+
+    fn step(self) -> f32 {
+        f32::from(self.0[1]) - f32::from(self.0[0])
+    }
+
+    fn nearest(self, value: f32) -> f32 {
+        f32::from(self.0[self.place(value)])
+    }
+
+    fn code(self, level: f32) -> u8 {
+        self.place(level) as u8
+    }
 }
 
 /// The values that the scale, or the minimum, of a sub-block may have.
@@ -104,12 +193,12 @@ struct SuperBlock<const SUBS: usize> {
     q: [u8; 256],
 }
 
-fn super_block<const N: usize, const SUBS: usize>(
+fn super_block<const N: usize, const SUBS: usize, L: Levels>(
     x: &[f32; 256],
-    levels: Levels,
+    levels: L,
     scale_integers: Integers,
     min_integers: Integers,
-    fit: fn(&[f32; N], Levels) -> Grid,
+    fit: fn(&[f32; N], L) -> Grid,
 ) -> SuperBlock<SUBS> {
     const { assert!(N * SUBS == 256) };
     let subs: &[[f32; N]; SUBS] = x.as_chunks().0.try_into().expect("256 elements");
@@ -199,7 +288,7 @@ struct Grid {
 
 /// Step 1 for `q` from 0 on, with a minimum of at least 0 below a scale of at
 /// least 0.
-fn fit_affine<const N: usize>(x: &[f32; N], levels: Levels) -> Grid {
+fn fit_affine<const N: usize>(x: &[f32; N], levels: Uniform) -> Grid {
     let (low, high) = range(x);
     let min = -low.min(0.0);
     let width = high + min;
@@ -208,10 +297,14 @@ fn fit_affine<const N: usize>(x: &[f32; N], levels: Levels) -> Grid {
 }
 
 /// Step 1 for `q` around 0: the element of the largest magnitude at either end.
-fn fit_centred<const N: usize>(x: &[f32; N], levels: Levels) -> Grid {
+fn fit_centred<const N: usize>(x: &[f32; N], levels: impl Levels) -> Grid {
     let peak = peak(x);
-    let at = |end: f32| SPREADS.map(|spread| Grid { scale: peak / (end + end.signum() * spread), min: 0.0 });
-    improve(x, levels, at(levels.low).into_iter().chain(at(levels.high)), Sums::centred)
+    let step = levels.step();
+    let at = |end: f32| {
+        SPREADS.map(|spread| Grid { scale: peak / (end + end.signum() * spread * step), min: 0.0 })
+    };
+    let [low, high] = levels.ends();
+    improve(x, levels, at(low).into_iter().chain(at(high)), Sums::centred)
 }
 
 /// How many levels more than there are a starting grid spreads the range over.
@@ -224,7 +317,7 @@ const TURNS: usize = 4;
 /// Improves each grid by turns, and returns the one of the least error.
 fn improve<const N: usize>(
     x: &[f32; N],
-    levels: Levels,
+    levels: impl Levels,
     starts: impl IntoIterator<Item = Grid>,
     refit: fn(&Sums) -> Grid,
 ) -> Grid {
@@ -277,11 +370,11 @@ impl Sums {
 }
 
 /// The error of a sub-block on a grid, each element at its nearest level.
-fn sums<const N: usize>(x: &[f32; N], grid: Grid, levels: Levels) -> Sums {
+fn sums<const N: usize>(x: &[f32; N], grid: Grid, levels: impl Levels) -> Sums {
     let inverse = inverse(grid.scale);
     let (mut q, mut miss) = ([0.0; N], [0.0; N]);
     for ((q, miss), x) in q.iter_mut().zip(&mut miss).zip(x) {
-        *q = nearest(*x, grid.min, inverse, levels);
+        *q = levels.nearest((x + grid.min) * inverse);
         *miss = x - (grid.scale * *q - grid.min);
     }
     let ones = [1.0; N];
@@ -301,18 +394,7 @@ fn dot<const N: usize>(x: &[f32; N], y: &[f32; N]) -> f32 {
     parts.iter().sum()
 }
 
-fn quantize<const N: usize>(x: &[f32; N], grid: Grid, levels: Levels) -> [u8; N] {
+fn quantize<const N: usize>(x: &[f32; N], grid: Grid, levels: impl Levels) -> [u8; N] {
     let inverse = inverse(grid.scale);
-    x.map(|x| (nearest(x, grid.min, inverse, levels) - levels.low) as u8)
-}
-
-/// The nearest level of an element.
-#[inline(always)]
-fn nearest(x: f32, min: f32, inverse: f32, levels: Levels) -> f32 {
-    // Adding a number whose last bit is worth one rounds to an integer.
-    const ROUND: f32 = 1.5 * (1 << 23) as f32;
-    let q = (x + min) * inverse;
-    let q = if q < levels.low { levels.low } else { q };
-    let q = if q > levels.high { levels.high } else { q };
-    (q + ROUND) - ROUND
+    x.map(|x| levels.code(levels.nearest((x + grid.min) * inverse)))
 }

@@ -377,7 +377,7 @@ mod tests {
     use crate::IsaKind;
 
     fn value(i: usize) -> f32 {
-        ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0
+        ((i % 1009 * 7919 + 13) % 1009) as f32 / 504.5 - 1.0
     }
 
     struct Case<E> {

@@ -33,8 +33,8 @@ impl ActivationType {
     }
 }
 
-/// Vectors of one layer's input, as the panel products read them: for every 32 columns a
-/// scale `s = max|x| / largest` and whole numbers `q = round(x / s)`, half to even, of an
+/// Vectors of one layer's input, as the panel products read them: for every span of 32 (`I8`) or
+/// 128 columns (`I16`) a scale `s = max|x| / largest` and whole numbers `q = round(x / s)`, half to even, of an
 /// [`ActivationType`]. Of two bytes, `q = 128 * high + low`: instruction sets multiply
 /// bytes, and both are in `-127..=127`, where every set is exact.
 ///
@@ -53,6 +53,12 @@ pub struct Activations {
     scales: Vec<Scale>,
 }
 
+/// Blocks of 32 columns that share a scale, for values of so many bytes. Two bytes have
+/// precision to spare: fewer scales make their products faster.
+pub(crate) const fn span(bytes: usize) -> usize {
+    if bytes == 1 { 1 } else { 4 }
+}
+
 /// Bits of a value below its high byte.
 pub(crate) const LOW_BITS: u32 = 7;
 
@@ -61,10 +67,10 @@ pub(crate) const LOW_BITS: u32 = 7;
 pub(crate) struct Scale {
     /// `x = scale * q`.
     pub(crate) scale: f32,
-    /// The sum of the `q`: with it centres and minimums of weights are corrected.
-    pub(crate) sum: i32,
-    /// The sums of the first and of the second 16 `q`.
-    pub(crate) halves: [i32; 2],
+    /// Minus the sum of the `q`: with it centres and minimums of weights are corrected.
+    pub(crate) minus_sum: i32,
+    /// Minus the sums of the first and of the second 16 `q`.
+    pub(crate) minus_halves: [i32; 2],
 }
 
 /// Neighbouring tokens: values and scales, `[block][token]`.
@@ -167,33 +173,52 @@ impl SimdOp for QuantizeTile<'_> {
         let tokens = x.len() / columns;
         for (token, x) in x.chunks_exact(columns).enumerate() {
             let (x, _) = x.as_chunks::<PANEL_COLUMNS>();
-            for (block, x) in x.iter().enumerate() {
-                let at = block * tokens + token;
-                let bytes = kind.bytes();
-                scales[at] = quantize_block(isa, kind, x, &mut values[at * bytes..][..bytes]);
+            let width = span(kind.bytes());
+            for (span, x) in x.chunks(width).enumerate() {
+                let step = step(isa, kind, x);
+                for (i, x) in x.iter().enumerate() {
+                    let at = (span * width + i) * tokens + token;
+                    let bytes = kind.bytes();
+                    scales[at] = quantize_block(isa, step, x, &mut values[at * bytes..][..bytes]);
+                }
             }
         }
+    }
+}
+
+/// The scale of a span and its inverse. Zeros, and values so small that their inverse
+/// overflows, have neither; a peak that is not a number, or infinite, stays visible.
+#[inline(always)]
+fn step<I: Isa>(isa: I, kind: ActivationType, x: &[[f32; PANEL_COLUMNS]]) -> (f32, f32) {
+    let (mut peaks, mut zeros) = (isa.splat(0.0), isa.splat(0.0));
+    for half in x.as_flattened().as_chunks::<LANES>().0 {
+        let x = isa.load(half);
+        peaks = isa.max(isa.abs(x), peaks);
+        // A maximum may lose what is not a number; zero times it does not.
+        zeros = isa.mul_add(x, isa.splat(0.0), zeros);
+    }
+    let peak = isa.max_lane(peaks) + isa.sum(zeros);
+    let inverse = kind.largest() / peak;
+    match (peak.is_finite(), inverse.is_finite()) {
+        (true, true) => (peak / kind.largest(), inverse),
+        (true, false) => (0.0, 0.0),
+        (false, _) => (f32::NAN, 0.0),
     }
 }
 
 #[inline(always)]
 fn quantize_block<I: Isa>(
     isa: I,
-    kind: ActivationType,
+    (scale, inverse): (f32, f32),
     x: &[f32; PANEL_COLUMNS],
     out: &mut [[i8; PANEL_COLUMNS]],
 ) -> Scale {
-    let (halves, _) = x.as_chunks::<LANES>();
-    let (first, second) = (isa.load(&halves[0]), isa.load(&halves[1]));
-    let peak = isa.max_lane(isa.max(isa.abs(first), isa.abs(second)));
-    let inverse = kind.largest() / peak;
-    // Also a block so small that its inverse overflows counts as zero.
-    if !inverse.is_finite() || !peak.is_finite() {
+    if inverse == 0.0 {
         out.fill([0; PANEL_COLUMNS]);
-        // A peak that is not a number, or infinite, must stay visible in the product.
-        let scale = if peak.is_finite() { 0.0 } else { f32::NAN };
         return Scale { scale, ..Scale::default() };
     }
+    let (halves, _) = x.as_chunks::<LANES>();
+    let (first, second) = (isa.load(&halves[0]), isa.load(&halves[1]));
     let inverse = isa.splat(inverse);
     let q = [isa.round(isa.mul(first, inverse)), isa.round(isa.mul(second, inverse))];
     match out {
@@ -205,8 +230,8 @@ fn quantize_block<I: Isa>(
         }
         [] => {}
     }
-    let halves = [isa.sum_i32(q[0]), isa.sum_i32(q[1])];
-    Scale { scale: peak / kind.largest(), sum: halves[0] + halves[1], halves }
+    let minus_halves = [-isa.sum_i32(q[0]), -isa.sum_i32(q[1])];
+    Scale { scale, minus_sum: minus_halves[0] + minus_halves[1], minus_halves }
 }
 
 /// The high and the low byte of whole numbers.
@@ -236,12 +261,12 @@ mod tests {
 
     #[test]
     fn values_come_back_within_half_a_step() {
-        let columns = 96;
+        let columns = 224;
         each_set(|kernels, kind| {
             for tokens in [1, 3, 8, 9, 21] {
                 let value = |i: usize| ((i * 7919 + 5) % 2003) as f32 * 1e-3 - 1.0;
                 let x: Vec<f32> =
-                    (0..tokens * columns).map(|i| value(i) * 2.0f32.powi(i as i32 / 32 % 80 - 40)).collect();
+                    (0..tokens * columns).map(|i| value(i) * 2.0f32.powi(i as i32 / 128 % 80 - 40)).collect();
                 let mut q = Activations::new(kind);
                 Pool::new(2).unwrap().step(|team| q.quantize(kernels, team, &x, columns));
                 assert_eq!((q.tokens(), q.columns(), q.kind()), (tokens, columns, kind));
@@ -251,9 +276,12 @@ mod tests {
                     seen += tile.tokens;
                     for (at, scale) in tile.scales.iter().enumerate() {
                         let (block, token) = (at / tile.tokens, first + at % tile.tokens);
-                        let x = &x[token * columns + block * PANEL_COLUMNS..][..PANEL_COLUMNS];
+                        let row = &x[token * columns..][..columns];
+                        let width = span(q.bytes());
+                        let span = row.chunks(width * PANEL_COLUMNS).nth(block / width).unwrap();
+                        let x = &span[block % width * PANEL_COLUMNS..][..PANEL_COLUMNS];
                         let bytes = &tile.values[at * q.bytes()..][..q.bytes()];
-                        check_block(x, kind, bytes, scale);
+                        check_block(x, span, kind, bytes, scale);
                     }
                 }
                 assert_eq!(seen, tokens);
@@ -261,9 +289,15 @@ mod tests {
         });
     }
 
-    fn check_block(x: &[f32], kind: ActivationType, bytes: &[[i8; PANEL_COLUMNS]], scale: &Scale) {
+    fn check_block(
+        x: &[f32],
+        span: &[f32],
+        kind: ActivationType,
+        bytes: &[[i8; PANEL_COLUMNS]],
+        scale: &Scale,
+    ) {
         assert!(bytes.iter().flatten().all(|&byte| byte > -128));
-        let peak = x.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
+        let peak = span.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
         let mut halves = [0, 0];
         for (i, x) in x.iter().enumerate() {
             let whole = match bytes {
@@ -276,13 +310,15 @@ mod tests {
             let largest = if kind == ActivationType::I8 { 127.0 } else { 16256.0 };
             assert!(error.abs() <= 0.51 * f64::from(peak) / largest, "{x} {error}");
         }
-        assert_eq!((scale.halves, scale.sum), (halves, halves[0] + halves[1]));
+        assert_eq!(scale.minus_halves, halves.map(|half| -half));
+        assert_eq!(scale.minus_sum, -halves[0] - halves[1]);
     }
 
     #[test]
     fn odd_values_are_zero_or_stay_visible() {
         each_set(|kernels, kind| {
-            for (value, expected) in [(0.0, 0.0), (1e-42, 0.0), (f32::INFINITY, f32::NAN)] {
+            let cases = [(0.0, 0.0), (1e-42, 0.0), (f32::INFINITY, f32::NAN), (f32::NAN, f32::NAN)];
+            for (value, expected) in cases {
                 let mut x = [0.0; PANEL_COLUMNS];
                 x[7] = value;
                 let mut q = Activations::new(kind);

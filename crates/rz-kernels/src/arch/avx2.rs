@@ -209,6 +209,7 @@ impl<P: Products> Isa for Avx2<P> {
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))))
         });
         fn splat_i32(x: i32) -> I32 = [_mm256_set1_epi32(x); 2];
+        fn add_i32(a: I32, b: I32) -> I32 = each!(|a, b| _mm256_add_epi32(a, b));
         fn sub_i32(a: I32, b: I32) -> I32 = each!(|a, b| _mm256_sub_epi32(a, b));
         fn shift_left(v: I32, count: u32) -> I32 =
             each!(|v| _mm256_sll_epi32(v, _mm_cvtsi32_si128(count as i32)));

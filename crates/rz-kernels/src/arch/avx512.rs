@@ -70,6 +70,7 @@ impl Isa for Avx512Vnni {
         fn exp2i(n: __m512i) -> __m512 =
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(n, _mm512_set1_epi32(127))));
         fn splat_i32(x: i32) -> __m512i = _mm512_set1_epi32(x);
+        fn add_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         fn sub_i32(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         fn shift_left(v: __m512i, count: u32) -> __m512i = _mm512_sll_epi32(v, _mm_cvtsi32_si128(count as i32));
         fn sum_i32(v: __m512i) -> i32 = _mm512_reduce_add_epi32(v);

@@ -76,6 +76,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
 
     /// All lanes `x`.
     fn splat_i32(self, x: i32) -> Self::I32;
+    /// `a + b`, wrapping.
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// `a - b`, wrapping.
     fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Lanes times `2^count`, wrapping.

@@ -162,6 +162,7 @@ impl<P: Products> Isa for Neon<P> {
         fn exp2i(n: I32) -> F32 =
             each!(|n| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127)))));
         fn splat_i32(x: i32) -> I32 = [vdupq_n_s32(x); 4];
+        fn add_i32(a: I32, b: I32) -> I32 = each!(|a, b| vaddq_s32(a, b));
         fn sub_i32(a: I32, b: I32) -> I32 = each!(|a, b| vsubq_s32(a, b));
         fn shift_left(v: I32, count: u32) -> I32 = each!(|v| vshlq_s32(v, vdupq_n_s32(count as i32)));
         fn sum_i32(v: I32) -> i32 =

@@ -121,6 +121,10 @@ impl Isa for Portable {
         [x; LANES]
     }
     #[inline(always)]
+    fn add_i32(self, a: I32, b: I32) -> I32 {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
     fn sub_i32(self, a: I32, b: I32) -> I32 {
         std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
     }

@@ -122,6 +122,7 @@ impl Isa for Simd128 {
         fn to_f32(v: Vector) -> Vector = each!(|v| f32x4_convert_i32x4(v));
         fn exp2i(n: Vector) -> Vector = each!(|n| i32x4_shl(i32x4_add(n, i32x4_splat(127)), 23));
         fn splat_i32(x: i32) -> Vector = [i32x4_splat(x); 4];
+        fn add_i32(a: Vector, b: Vector) -> Vector = each!(|a, b| i32x4_add(a, b));
         fn sub_i32(a: Vector, b: Vector) -> Vector = each!(|a, b| i32x4_sub(a, b));
         fn shift_left(v: Vector, count: u32) -> Vector = each!(|v| i32x4_shl(v, count));
         fn sum_i32(v: Vector) -> i32 = {

@@ -3,7 +3,7 @@
 use crate::Isa;
 use crate::panel::{CURVED_LEVELS, FLOAT_LEVELS};
 
-/// What a kind's header says. `weight = scale * (q - CENTRE) + minimum` for every sub-block.
+/// What a kind's header says. `weight = scale * (q - CENTRE) - minimum` for every sub-block.
 pub(super) trait Header {
     /// 16-bit units of the header.
     const UNITS: usize;
@@ -54,7 +54,8 @@ impl Header for Minimum {
 
     #[inline(always)]
     fn at<I: Isa>(isa: I, header: &[u16], _index: usize) -> Factors<I::F32> {
-        Factors { scale: isa.load_f16(halves(header, 0)), minimum: Some(isa.load_f16(halves(header, 1))) }
+        let minimum = isa.sub(isa.splat(0.0), isa.load_f16(halves(header, 1)));
+        Factors { scale: isa.load_f16(halves(header, 0)), minimum: Some(minimum) }
     }
 }
 
@@ -94,7 +95,7 @@ fn scale_min<I: Isa>(isa: I, header: &[u16], scale: I::I32, minimum: I::I32) -> 
     let d = isa.load_f16(halves(header, 0));
     let dmin = isa.load_f16(halves(header, 1));
     let minimum = isa.mul(dmin, isa.to_f32(minimum));
-    Factors { scale: isa.mul(d, isa.to_f32(scale)), minimum: Some(isa.sub(isa.splat(0.0), minimum)) }
+    Factors { scale: isa.mul(d, isa.to_f32(scale)), minimum: Some(minimum) }
 }
 
 /// `d * (scale - 32) * (q - 4)`, scales in six bits.

@@ -3,7 +3,7 @@
 
 use super::header::Header;
 use super::{by_tokens, store};
-use crate::activations::{LOW_BITS, Scale, Tile};
+use crate::activations::{LOW_BITS, Scale, Tile, span};
 use crate::{Activations, Columns, Isa, PANEL_COLUMNS, PANEL_ROWS, PanelRef};
 
 /// Bits of `q` come from planes of `BASE` bits and, above them, planes of `EXTRA` bits.
@@ -52,39 +52,35 @@ fn some_tokens<
     (token, columns): &(usize, std::ops::Range<usize>),
 ) {
     let step = 32 * (BASE + EXTRA);
-    let largest = const { largest(H::TABLE, BASE + EXTRA) };
+    let block = H::UNITS + H::STEPS * step;
     let mut sums = [isa.splat(0.0); N];
     let (values, _) = tile.values.as_chunks::<BYTES>();
-    let mut steps = values.chunks_exact(tile.tokens).zip(tile.scales.chunks_exact(tile.tokens));
-    for block in panel.chunks_exact(H::UNITS + H::STEPS * step) {
-        let (header, planes) = block.split_at(H::UNITS);
-        for (i, (values, scales)) in steps.by_ref().take(H::STEPS).enumerate() {
+    let width = const { span(BYTES) };
+    let spans = values.chunks(width * tile.tokens).zip(tile.scales.chunks(width * tile.tokens));
+    for (span, (values, scales)) in spans.enumerate() {
+        let mut parts = [isa.splat(0.0); N];
+        let steps = values.chunks_exact(tile.tokens).zip(scales.chunks_exact(tile.tokens));
+        for (i, (values, scales)) in steps.enumerate() {
+            let index = span * width + i;
+            let (header, planes) = panel[index / H::STEPS * block..][..block].split_at(H::UNITS);
+            let planes = &planes[index % H::STEPS * step..][..step];
             let values = values[first..].first_chunk().expect("tokens of the tile");
             let scales: &[Scale; N] = scales[first..].first_chunk().expect("tokens of the tile");
-            let q = groups::<I, H, BASE, EXTRA>(isa, &planes[i * step..][..step]);
-            let mut parts = [isa.splat(0.0); N];
             for part in 0..H::PARTS {
-                let factors = H::at(isa, header, i * H::PARTS + part);
-                let dots = dots::<I, H, BYTES, N>(isa, &q, values, part, largest);
+                let factors = H::at(isa, header, index % H::STEPS * H::PARTS + part);
+                let dots = dots::<I, H, BASE, EXTRA, BYTES, N>(isa, planes, values, scales, part);
                 for t in 0..N {
-                    let sum = match (H::PARTS, part) {
-                        (1, _) => scales[t].sum,
-                        _ => scales[t].halves[part],
-                    };
-                    let dot = centred::<I, H>(isa, dots[t], sum);
-                    let dot = isa.to_f32(dot);
-                    parts[t] = match part {
-                        0 => isa.mul(dot, factors.scale),
-                        _ => isa.mul_add(dot, factors.scale, parts[t]),
-                    };
+                    parts[t] = isa.mul_add(isa.to_f32(dots[t]), factors.scale, parts[t]);
                     if let Some(minimum) = factors.minimum {
-                        parts[t] = isa.mul_add(minimum, isa.to_f32(isa.splat_i32(sum)), parts[t]);
+                        let minus_sum = isa.to_f32(isa.splat_i32(scales[t].minus_part::<H>(part)));
+                        parts[t] = isa.mul_add(minimum, minus_sum, parts[t]);
                     }
                 }
             }
-            for t in 0..N {
-                sums[t] = isa.mul_add(parts[t], isa.splat(scales[t].scale), sums[t]);
-            }
+        }
+        let scales: &[Scale; N] = scales[first..].first_chunk().expect("tokens of the tile");
+        for t in 0..N {
+            sums[t] = isa.mul_add(parts[t], isa.splat(scales[t].scale), sums[t]);
         }
     }
     for (t, sum) in sums.into_iter().enumerate() {
@@ -92,46 +88,49 @@ fn some_tokens<
     }
 }
 
-/// Makes a sum of `q * x` one of `(q - CENTRE) * x`, where `sum` is that of the `x`.
-#[inline(always)]
-fn centred<I: Isa, H: Header>(isa: I, dot: I::I32, sum: i32) -> I::I32 {
-    // Of wide values the instruction set takes a part off itself.
-    let centre = if H::WIDE { H::CENTRE - I::WIDE_OFFSET } else { H::CENTRE };
-    if centre == 0 {
-        return dot;
+impl Scale {
+    /// Minus the sum of the `q` of one part of 32 columns.
+    #[inline(always)]
+    fn minus_part<H: Header>(&self, part: usize) -> i32 {
+        if H::PARTS == 1 { self.minus_sum } else { self.minus_halves[part] }
     }
-    const { assert!(H::CENTRE == 0 || H::CENTRE.count_ones() == 1) };
-    isa.sub_i32(dot, isa.shift_left(isa.splat_i32(sum), centre.trailing_zeros()))
 }
 
-/// The sums of one part of 32 columns, `q` times the values of each token.
+/// The sums of one part of 32 columns, `q - CENTRE` times the values of each token.
 #[inline(always)]
-fn dots<I: Isa, H: Header, const BYTES: usize, const N: usize>(
+fn dots<I: Isa, H: Header, const BASE: usize, const EXTRA: usize, const BYTES: usize, const N: usize>(
     isa: I,
-    q: &[I::Bytes; GROUPS],
+    planes: &[u16],
     values: &[[[i8; PANEL_COLUMNS]; BYTES]; N],
+    scales: &[Scale; N],
     part: usize,
-    largest: i32,
 ) -> [I::I32; N] {
+    const { assert!(H::CENTRE == 0 || H::CENTRE.count_ones() == 1) };
+    // Of wide values the instruction set takes a part off itself.
+    let centre = if H::WIDE { H::CENTRE - I::WIDE_OFFSET } else { H::CENTRE };
     let count = GROUPS / H::PARTS;
+    let q = groups::<I, H, BASE, EXTRA>(isa, planes, part * count, count);
     let mut sums = [isa.splat_i32(0); N];
     for byte in 0..BYTES {
-        if byte > 0 {
-            for t in 0..N {
+        for t in 0..N {
+            if byte > 0 {
                 sums[t] = isa.shift_left(sums[t], LOW_BITS);
             }
+            if byte + 1 == BYTES && centre != 0 {
+                let minus_sum = isa.splat_i32(scales[t].minus_part::<H>(part));
+                let correction = isa.shift_left(minus_sum, centre.trailing_zeros());
+                sums[t] = if byte == 0 { correction } else { isa.add_i32(sums[t], correction) };
+            }
         }
-        let part = part * count..(part + 1) * count;
         let mut x: [&[[i8; 4]]; N] = [&[]; N];
         for t in 0..N {
-            x[t] = &values[t][byte].as_chunks().0[part.clone()];
+            x[t] = &values[t][byte].as_chunks().0[part * count..(part + 1) * count];
         }
-        let q = &q[part];
         if !H::WIDE {
-            sums = isa.dots(sums, q, x, largest);
+            sums = isa.dots(sums, &q[..count], x, const { largest(H::TABLE, BASE + EXTRA) });
             continue;
         }
-        for g in 0..q.len() {
+        for g in 0..count {
             for t in 0..N {
                 sums[t] = isa.dot_wide(sums[t], q[g], x[t][g]);
             }
@@ -154,18 +153,20 @@ const fn largest(table: Option<&[u8; 16]>, bits: usize) -> i32 {
 /// Vectors of four columns of sixteen rows in 32 columns.
 const GROUPS: usize = PANEL_COLUMNS / 4;
 
-/// The values of 32 columns for sixteen rows; in group `g`, columns `4g..4g + 4`.
+/// The values of `count` groups from group `first` on: of each, four columns of sixteen rows.
 #[inline(always)]
 fn groups<I: Isa, H: Header, const BASE: usize, const EXTRA: usize>(
     isa: I,
     planes: &[u16],
+    first: usize,
+    count: usize,
 ) -> [I::Bytes; GROUPS] {
     // Loops, not closures: those would not be compiled with the features of the set.
     let mut q = [isa.load_bytes(&[0; 64]); GROUPS];
-    for g in 0..GROUPS {
-        q[g] = plane::<I>(isa, planes, BASE, g, 0);
+    for g in 0..count {
+        q[g] = plane::<I>(isa, planes, BASE, first + g, 0);
         if EXTRA > 0 {
-            q[g] = isa.or(q[g], plane::<I>(isa, &planes[32 * BASE..], EXTRA, g, BASE));
+            q[g] = isa.or(q[g], plane::<I>(isa, &planes[32 * BASE..], EXTRA, first + g, BASE));
         }
         if let Some(table) = H::TABLE {
             q[g] = isa.look_up(q[g], table);

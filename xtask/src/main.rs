@@ -4,6 +4,7 @@ mod cargo;
 mod cross;
 mod fixtures;
 mod fuzz;
+mod models;
 mod tidy;
 
 use std::{
@@ -42,6 +43,14 @@ enum Chore {
     Tidy,
     /// Do what continuous integration does: .ci/run
     Ci,
+    /// Write models of the usual shapes with made-up weights, for measuring: once, 0.6 to 6 GB each
+    Models {
+        /// Where to; fixtures/cache/models when left out
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Such as tinyllama-1.1b-Q4_K_M or phi-2-Q4_0; those of TinyLlama's shape when left out
+        names: Vec<String>,
+    },
     /// Run a fuzz target, or all of them one after the other
     Fuzz {
         /// Name of the target; all when left out
@@ -69,6 +78,7 @@ fn main() -> ExitCode {
         Chore::Test { models, arguments } => cargo::test(models, &arguments),
         Chore::Tidy => tidy::run(),
         Chore::Ci => cargo::ci(),
+        Chore::Models { dir, names } => models::run(dir, &names),
         Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Chore::Cross => cross::run_tests(),
         Chore::Loom => cargo::loom(),

@@ -1,5 +1,6 @@
 //! Chores of the workspace: `cargo xtask --help` lists them.
 
+mod bench;
 mod cargo;
 mod cross;
 mod fixtures;
@@ -43,6 +44,8 @@ enum Chore {
     Tidy,
     /// Do what continuous integration does: .ci/run
     Ci,
+    /// Measure how fast models run, beside what the machine allows, other builds and other programs
+    Bench(bench::BenchArgs),
     /// Write models of the usual shapes with made-up weights, for measuring: once, 0.6 to 6 GB each
     Models {
         /// Where to; fixtures/cache/models when left out
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Chore::Test { models, arguments } => cargo::test(models, &arguments),
         Chore::Tidy => tidy::run(),
         Chore::Ci => cargo::ci(),
+        Chore::Bench(args) => bench::run(&args),
         Chore::Models { dir, names } => models::run(dir, &names),
         Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Chore::Cross => cross::run_tests(),

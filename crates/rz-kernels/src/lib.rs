@@ -7,6 +7,7 @@ mod attention;
 mod memory;
 mod ops;
 mod panel;
+mod peak;
 mod pool;
 mod processors;
 mod product;
@@ -22,6 +23,7 @@ pub use ops::{
     soft_cap,
 };
 pub use panel::{CURVED_LEVELS, FLOAT_LEVELS, PANEL_COLUMNS, PANEL_ROWS, PanelKind, PanelRef};
+pub use peak::dot_peak;
 pub use pool::{Pool, Team};
 pub use processors::Processors;
 pub use product::{float_panel_product, panel_product};

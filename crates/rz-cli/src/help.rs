@@ -153,12 +153,14 @@ Examples:
 
 pub(crate) const BENCH: &str = "\
 Measures how fast a model takes in a prompt (prefill) and generates (decode), and in turn with that how fast this \
-machine reads memory, which is what decoding is bound by. Medians, least and most of several repetitions.";
+machine reads memory, which is what decoding is bound by, and multiplies bytes, which is what prefill is bound by. \
+Medians, least and most of several repetitions.";
 
 pub(crate) const BENCH_EXAMPLES: &str = "\
 Examples:
   rz bench
   rz bench -p 2048 -n 128 -r 10 -d 1024
+  rz bench -p 0 -n 64 -d 128 -s 16           sixteen sequences together
   rz bench -t 1 --json | jq .decode_tok_s";
 
 pub(crate) const DOCTOR: &str = "\

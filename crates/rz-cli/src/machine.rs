@@ -33,6 +33,11 @@ impl Memory {
     }
 }
 
+/// The most memory that this process had at a time, in bytes, pages of mapped files included.
+pub(crate) fn peak_memory() -> Option<u64> {
+    meminfo(&read("/proc/self/status")?, "VmHWM:")
+}
+
 /// The share of processors that the control group grants, such as 1.5.
 pub(crate) fn quota() -> Option<f64> {
     let v2 = |text: &str| {

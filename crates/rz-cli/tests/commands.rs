@@ -257,7 +257,7 @@ fn bench_measures_medians_of_its_runs() {
     let tiny = TinyLlama::default().write(folder.path());
     let fixed = ["bench", "-p", "20", "-n", "5", "-r", "3", "-d", "7", "-t", "1"].map(OsStr::new);
     let result = json(fixed.into_iter().chain(with_model(&tiny)).chain([OsStr::new("--json")]));
-    for name in ["prefill_tok_s", "decode_tok_s", "decode_gb_s", "read_gb_s"] {
+    for name in ["prefill_tok_s", "decode_tok_s", "decode_gb_s", "read_gb_s", "dot_gmac_s"] {
         let mut runs: Vec<f64> = result["runs"][name]
             .as_array()
             .expect("runs")
@@ -269,6 +269,21 @@ fn bench_measures_medians_of_its_runs() {
         assert!(runs[0] > 0.0);
         assert_eq!(result[name].as_f64(), Some(runs[1]), "{name}");
     }
+    // A layer of the tiny model: Q and the output, K and V, gate, up and down; then its tied output matrix.
+    let layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96;
+    assert_eq!(result["prefill_macs"].as_u64(), Some(2 * layer));
+    assert_eq!(result["decode_macs"].as_u64(), Some(2 * layer + 64 * 320));
+    let alone = result["decode_bytes"].as_f64().expect("bytes");
+    let weights = result["weight_bytes"].as_f64().expect("bytes");
+    let three = ["bench", "-p", "0", "-n", "5", "-r", "1", "-d", "7", "-s", "3"].map(OsStr::new);
+    let result = json(three.into_iter().chain(with_model(&tiny)).chain([OsStr::new("--json")]));
+    assert_eq!(result["sequences"].as_u64(), Some(3));
+    let together = result["decode_bytes"].as_f64().expect("bytes");
+    assert!(
+        (together - weights - 3.0 * (alone - weights)).abs() < 1.0,
+        "{together}: weights once, three caches"
+    );
+
     let text = stdout(fixed.into_iter().chain(with_model(&tiny)));
     assert!(text.contains("prefill 20") && text.contains("decode 5") && text.contains("GB/s"), "{text}");
 }

@@ -122,6 +122,21 @@ impl CpuModel {
         let kv = self.spec.kv_elements(positions) * self.kv.kv_type().bytes();
         layers + output.as_ref().unwrap_or(embedding).bytes() + kv
     }
+
+    /// Multiplications and additions of the products with the weights that the pass of one
+    /// token takes, those of its logits included if they are wanted.
+    pub fn macs_per_token(&self, logits: bool) -> usize {
+        let size = |matrix: &Matrix| matrix.rows() * matrix.columns();
+        let Weights { embedding, output, layers, .. } = &self.weights;
+        let of_layer = |layer: &LayerWeights<Matrix>| {
+            let LayerWeights { query, key, value, attention_output, gate, up, down, .. } = layer;
+            let gate = gate.as_ref().map_or(0, |gate| size(&gate.matrix));
+            let rest = [query, key, value, attention_output, up, down].map(|linear| size(&linear.matrix));
+            gate + rest.iter().sum::<usize>()
+        };
+        let output = if logits { size(output.as_ref().unwrap_or(embedding)) } else { 0 };
+        layers.iter().map(of_layer).sum::<usize>() + output
+    }
 }
 
 impl Forward for CpuModel {

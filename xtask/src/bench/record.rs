@@ -1,9 +1,6 @@
 //! What is kept of a run: where it was taken, of what, and every figure.
 
-use std::{
-    fs,
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};

@@ -174,7 +174,9 @@ mod tests {
         assert_eq!(text.matches('<').count(), text.matches('>').count());
         for attribute in ["cx", "cy"] {
             let start = format!("{attribute}=\"");
-            for value in text.split(&start).skip(1).filter_map(|rest| rest.split('"').next()?.parse::<f64>().ok()) {
+            for value in
+                text.split(&start).skip(1).filter_map(|rest| rest.split('"').next()?.parse::<f64>().ok())
+            {
                 assert!((0.0..=WIDTH).contains(&value));
             }
         }

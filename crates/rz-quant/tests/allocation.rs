@@ -1,0 +1,84 @@
+//! How much memory a product takes beside its weights (hypothesis H2 of docs/performance.md): the packed matrix and
+//! everything that multiplying with it needs are at most twice the blocks of the file, and nowhere are the weights in
+//! single precision.
+//!
+//! The one test of this program, because it counts what the whole program allocates.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rz_kernels::{Activations, Arena, Kernels, Pool};
+use rz_quant::{DType, Input, Matrix, matmul, pack};
+
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of this very method.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const ROWS: usize = 1024;
+const COLUMNS: usize = 1024;
+const TOKENS: usize = 8;
+
+#[test]
+fn a_product_takes_little_more_than_its_weights() {
+    let pool = Pool::new(2).expect("threads");
+    for dtype in DType::ALL.iter().copied().filter(|dtype| dtype.panel().is_some()) {
+        let mut blocks = Vec::new();
+        dtype.encode(&vec![0.5; COLUMNS], &mut blocks);
+        let blocks = blocks.repeat(ROWS);
+        let size = Matrix::packed_bytes(dtype, ROWS, COLUMNS).expect("a panel kind");
+        let x = vec![0.25; TOKENS * COLUMNS];
+        let mut out = vec![0.0; TOKENS * ROWS];
+
+        let before = LIVE.load(Ordering::Relaxed);
+        PEAK.store(before, Ordering::Relaxed);
+        // An arena is mapped, so that the allocator does not see it.
+        let mut arena = Arena::new(size).expect("memory");
+        pool.step(|team| pack(team, dtype, ROWS, COLUMNS, &blocks, &mut arena[..size])).expect("a matrix");
+        let matrix = Matrix::from_panels(dtype, ROWS, COLUMNS, Arc::new(arena), 0..size);
+        pool.step(|team| {
+            let mut quantized = Activations::default();
+            if matrix.reads_quantized() {
+                quantized.quantize(Kernels::detect(), team, &x, COLUMNS);
+            }
+            matmul(
+                Kernels::detect(),
+                team,
+                Input { values: &x, quantized: &quantized },
+                [(&matrix, &mut out)],
+            );
+        });
+        let beside = PEAK.load(Ordering::Relaxed) - before;
+
+        assert!(out.iter().all(|&sum| (sum - 0.125 * COLUMNS as f32).abs() < 8.0), "{dtype}: {}", out[0]);
+        assert!(
+            size as f64 <= 1.03 * blocks.len() as f64,
+            "{dtype}: {size} bytes packed, {} not",
+            blocks.len()
+        );
+        assert!(size + beside <= 2 * blocks.len(), "{dtype}: {size} + {beside} bytes");
+        let single = 4 * ROWS * COLUMNS;
+        assert!(beside <= single / 32, "{dtype}: {beside} bytes beside {single} in single precision");
+    }
+}

@@ -72,19 +72,18 @@ impl Race {
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
-        // Seconds are turned into how often a second, so that more is better everywhere.
-        let often = |seconds: &Samples| seconds.0.iter().map(|seconds| 1.0 / seconds).collect();
-        let metrics: [(&'static str, &dyn Fn(&Figures) -> Samples); 3] = [
-            ("prefill", &|figures| figures.prefill.clone()),
-            ("decode", &|figures| figures.decode.clone()),
-            ("process", &|figures| often(&figures.process)),
-        ];
-        let verdict = |(what, of): (&'static str, &dyn Fn(&Figures) -> Samples)| {
-            let [base, new, again] = [0, 1, 2].map(|which| of(&self.figures[which]));
-            (!new.is_empty()).then(|| Verdict::of(what, &base, &new, &again))
-        };
-        metrics.into_iter().filter_map(verdict).collect()
+        let [base, new, again] = self.figures.each_ref().map(rates);
+        let all = base.iter().zip(&new).zip(&again);
+        all.filter(|((_, (_, new)), _)| !new.is_empty())
+            .map(|(((what, base), (_, new)), (_, again))| Verdict::of(*what, base, new, again))
+            .collect()
     }
+}
+
+/// What is compared: more is better everywhere, so seconds are turned into how often a second.
+fn rates(figures: &Figures) -> [(&'static str, Samples); 3] {
+    let process = figures.process.0.iter().map(|seconds| 1.0 / seconds).collect();
+    [("prefill", figures.prefill.clone()), ("decode", figures.decode.clone()), ("process", process)]
 }
 
 struct Verdict {

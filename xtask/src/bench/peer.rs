@@ -49,8 +49,8 @@ const FLAGS: &[(&str, &[&str])] = &[("-fa", &["0", "1"]), ("--repack", &["1", "0
 
 impl Peer {
     /// The program at `path`.
-    pub(super) fn new(path: &Path) -> Result<Peer> {
-        let path = path.canonicalize().with_context(|| format!("there is no {}", path.display()))?;
+    pub(super) fn new(given: &Path) -> Result<Peer> {
+        let path = given.canonicalize().with_context(|| format!("there is no {}", given.display()))?;
         let help = Command::new(&path)
             .arg("--help")
             .output()
@@ -58,7 +58,7 @@ impl Peer {
         let help = String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).into_owned();
         ensure!(help.contains("--n-prompt"), "{} is no llama-bench", path.display());
         let batched = Some(path.with_file_name("llama-batched-bench")).filter(|path| path.exists());
-        Ok(Peer { label: label(&path), batched, settings: settings(&help), path })
+        Ok(Peer { label: label(given), batched, settings: settings(&help), path })
     }
 
     /// Takes part in the rounds of one case.

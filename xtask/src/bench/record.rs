@@ -48,8 +48,8 @@ impl Record {
         })
     }
 
-    /// Writes the figures, a table and a plot to `target/bench`; with `keep`, to `benches/record`, and the table also
-    /// into `docs/performance.md`.
+    /// Writes the figures, a table and a plot to `target/bench`; with `keep`, to `benches/record`, and the table of
+    /// the models also into `docs/performance.md`.
     pub(super) fn write(&self, keep: bool) -> Result<()> {
         let (folder, name) = match keep {
             true => (workspace().join("benches/record"), slug(&self.machine.processor)),
@@ -57,12 +57,11 @@ impl Record {
         };
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let file = |extension: &str| folder.join(format!("{name}.{extension}"));
-        let table = table::markdown(self);
         write(&file("json"), &(serde_json::to_string_pretty(self)? + "\n"))?;
-        write(&file("md"), &table)?;
+        write(&file("md"), &table::markdown(self))?;
         write(&file("svg"), &roofline::svg(self))?;
         if keep {
-            replace_table(&workspace().join("docs/performance.md"), &table)?;
+            replace_table(&workspace().join("docs/performance.md"), &table::of_models(self))?;
         }
         eprintln!("bench: the record is {}, the plot {}", file("json").display(), file("svg").display());
         Ok(())

@@ -121,8 +121,15 @@ pub(super) fn lines(entry: &Entry) -> String {
     text
 }
 
-/// The record as tables.
+/// The record as tables, that of the operators last.
 pub(super) fn markdown(record: &Record) -> String {
+    let mut text = of_models(record);
+    operators(record, &mut text);
+    text
+}
+
+/// The tables of the models.
+pub(super) fn of_models(record: &Record) -> String {
     let machine = &record.machine;
     let memory = machine.memory.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
     let mut text = format!(
@@ -131,7 +138,6 @@ pub(super) fn markdown(record: &Record) -> String {
     );
     models(record, &mut text);
     processes(record, &mut text);
-    operators(record, &mut text);
     text
 }
 

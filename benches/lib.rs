@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use rz_kernels::{
-    Activations, Arena, KV_BLOCK, KvElement, KvView, Query, Runtime, Team, key_block, last_level_cache,
-    value_block,
+    ActivationType, Activations, Arena, KV_BLOCK, KvElement, KvView, Query, Runtime, Team, key_block,
+    last_level_cache, value_block,
 };
 use rz_quant::{DType, Input, Matrix, matmul, pack};
 
@@ -65,8 +65,20 @@ pub fn matrices(runtime: &Runtime, dtype: DType, rows: usize, columns: usize, by
 
 /// Multiplies each of the matrices with the tokens of `x`, `rounds` times.
 pub fn multiply(runtime: &Runtime, matrices: &[Matrix], x: &[f32], rounds: usize, out: &mut [f32]) {
+    multiply_as(ActivationType::default(), runtime, matrices, x, rounds, out);
+}
+
+/// The same with activations of this type.
+pub fn multiply_as(
+    kind: ActivationType,
+    runtime: &Runtime,
+    matrices: &[Matrix],
+    x: &[f32],
+    rounds: usize,
+    out: &mut [f32],
+) {
     runtime.pool.step(|team: &Team<'_>| {
-        let mut quantized = Activations::default();
+        let mut quantized = Activations::new(kind);
         if matrices[0].reads_quantized() {
             quantized.quantize(runtime.kernels, team, x, matrices[0].columns());
         }

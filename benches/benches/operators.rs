@@ -12,13 +12,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use benches::{Cache, cold_bytes, matrices, multiply, values};
+use benches::{Cache, cold_bytes, matrices, multiply_as, values};
 use half::f16;
 use rz_kernels::{
-    Activation, Activations, Arena, IsaKind, Kernels, Pool, QUERIES, Query, Runtime, activate, attend,
-    dot_peak, dot_rows, layer_norm, read_all, rms_norm, soft_cap,
+    Activation, ActivationType, Activations, Arena, IsaKind, Kernels, Pool, QUERIES, Query, Runtime,
+    activate, attend, dot_peak, dot_rows, layer_norm, read_all, rms_norm, soft_cap,
 };
-use rz_quant::DType;
+use rz_quant::{DType, Matrix};
 use serde_json::{Value, json};
 
 fn main() -> ExitCode {
@@ -133,21 +133,33 @@ fn products(report: &mut Report<'_>, runtime: &Runtime) {
     for dtype in packed() {
         let cold = matrices(runtime, dtype, SIZE, SIZE, cold_bytes());
         let cached = matrices(runtime, dtype, CACHED, CACHED, 1);
-        for (place, weights, size, rounds) in [("memory", &cold, SIZE, 1), ("cache", &cached, CACHED, 20)] {
-            for tokens in [1, 8] {
-                let (x, mut out) = (values(tokens * size), vec![0.0; tokens * size]);
-                let bytes = rounds * weights.iter().map(|matrix| matrix.bytes()).sum::<usize>();
-                let macs = rounds * weights.len() * size * size * tokens;
-                report.add(&format!("product {dtype}"), Amount { tokens, place, bytes, macs }, || {
-                    multiply(runtime, weights, &x, rounds, &mut out);
-                });
+        for &(kind_name, kind) in kinds(&cached[0]) {
+            let name = match cached[0].reads_quantized() {
+                true => format!("product {dtype} x {kind_name}"),
+                false => format!("product {dtype}"),
+            };
+            for (place, weights, size, rounds) in [("memory", &cold, SIZE, 1), ("cache", &cached, CACHED, 20)]
+            {
+                for tokens in [1, 8] {
+                    let (x, mut out) = (values(tokens * size), vec![0.0; tokens * size]);
+                    let bytes = rounds * weights.iter().map(|matrix| matrix.bytes()).sum::<usize>();
+                    let macs = rounds * weights.len() * size * size * tokens;
+                    report.add(&name, Amount { tokens, place, bytes, macs }, || {
+                        multiply_as(kind, runtime, weights, &x, rounds, &mut out);
+                    });
+                }
             }
+            const TOKENS: usize = 512;
+            let (x, mut out) = (values(TOKENS * CACHED), vec![0.0; TOKENS * CACHED]);
+            let amount = Amount { tokens: TOKENS, place: "cache", bytes: 0, macs: TOKENS * CACHED * CACHED };
+            report.add(&name, amount, || multiply_as(kind, runtime, &cached, &x, 1, &mut out));
         }
-        const TOKENS: usize = 512;
-        let (x, mut out) = (values(TOKENS * CACHED), vec![0.0; TOKENS * CACHED]);
-        let amount = Amount { tokens: TOKENS, place: "cache", bytes: 0, macs: TOKENS * CACHED * CACHED };
-        report.add(&format!("product {dtype}"), amount, || multiply(runtime, &cached, &x, 1, &mut out));
     }
+}
+
+/// The types of activations that matter to a matrix.
+fn kinds(matrix: &Matrix) -> &'static [(&'static str, ActivationType)] {
+    if matrix.reads_quantized() { ActivationType::ALL } else { &ActivationType::ALL[..1] }
 }
 
 /// Attention and what surrounds products, on one thread.
@@ -220,14 +232,14 @@ fn kernels() -> Vec<(String, VectorKernel)> {
     for dtype in packed() {
         const ROWS: usize = 64;
         const COLUMNS: usize = 1024;
-        for tokens in [1, 8] {
-            let weights = matrices(&runtime, dtype, ROWS, COLUMNS, 1);
-            let (x, runtime) = (values(tokens * COLUMNS), runtime.clone());
+        let weights = Arc::new(matrices(&runtime, dtype, ROWS, COLUMNS, 1));
+        for (&(name, kind), tokens) in kinds(&weights[0]).iter().flat_map(|kind| [(kind, 1), (kind, 8)]) {
+            let (x, runtime, weights) = (values(tokens * COLUMNS), runtime.clone(), weights.clone());
             let work = move |kernels| {
                 let runtime = Runtime { kernels, ..runtime.clone() };
-                multiply(&runtime, &weights, black_box(&x), 1, &mut vec![0.0; tokens * ROWS]);
+                multiply_as(kind, &runtime, &weights, black_box(&x), 1, &mut vec![0.0; tokens * ROWS]);
             };
-            all.push((format!("product {dtype}, {tokens} tokens"), Box::new(work)));
+            all.push((format!("product {dtype} x {name}, {tokens} tokens"), Box::new(work)));
         }
     }
     for count in [1, QUERIES] {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rz_kernels::{Activations, Arena, IsaKind, Kernels, Pool};
+use rz_kernels::{ActivationType, Activations, Arena, IsaKind, Kernels, Pool};
 use rz_quant::{DType, Input, Matrix, matmul, pack};
 
 const ROWS: usize = 256;
@@ -15,13 +15,16 @@ const TOKENS: usize = 9;
 fn every_instruction_set_gives_what_plain_rust_gives() {
     for dtype in packed() {
         let case = Case::of(dtype);
-        let plain = case.product(Kernels::with(IsaKind::Portable).expect("plain Rust"));
-        for kernels in others() {
-            for (i, (got, expected)) in case.product(kernels).into_iter().zip(&plain).enumerate() {
-                let difference = (got - expected).abs();
-                let last_place = expected.abs() * f32::EPSILON;
-                let bound = (4.0 * last_place).max(1e-4 * case.terms(i).size() as f32);
-                assert!(difference <= bound, "{dtype} on {}: {got}, plain {expected}", kernels.isa().name());
+        for &(name, kind) in ActivationType::ALL {
+            let plain = case.product(Kernels::with(IsaKind::Portable).expect("plain Rust"), kind);
+            for kernels in others() {
+                for (i, (got, expected)) in case.product(kernels, kind).into_iter().zip(&plain).enumerate() {
+                    let difference = (got - expected).abs();
+                    let last_place = expected.abs() * f32::EPSILON;
+                    let bound = (4.0 * last_place).max(1e-4 * case.terms(i).size() as f32);
+                    let isa = kernels.isa().name();
+                    assert!(difference <= bound, "{dtype} on {isa}, {name}: {got}, plain {expected}");
+                }
             }
         }
     }
@@ -31,8 +34,11 @@ fn every_instruction_set_gives_what_plain_rust_gives() {
 fn errors_fall_to_both_sides() {
     for dtype in packed() {
         let case = Case::of(dtype);
-        for kernels in others().chain(Kernels::with(IsaKind::Portable)) {
-            let out = case.product(kernels);
+        let sets = others().chain(Kernels::with(IsaKind::Portable));
+        for (kernels, &(name, kind)) in
+            sets.flat_map(|set| ActivationType::ALL.iter().map(move |kind| (set, kind)))
+        {
+            let out = case.product(kernels, kind);
             let errors: Vec<f64> = out
                 .iter()
                 .enumerate()
@@ -43,7 +49,8 @@ fn errors_fall_to_both_sides() {
             let deviation = (errors.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / n).sqrt();
             // Six standard errors: chance gives more once in 10^8 times. Below 1e-8 nobody can tell.
             let bound = (6.0 * deviation / n.sqrt()).max(1e-8);
-            assert!(mean.abs() <= bound, "{dtype} on {}: {mean:e} of {deviation:e}", kernels.isa().name());
+            let isa = kernels.isa().name();
+            assert!(mean.abs() <= bound, "{dtype} on {isa}, {name}: {mean:e} of {deviation:e}");
         }
     }
 }
@@ -100,9 +107,9 @@ impl Case {
         Case { matrix, weights, x: x.to_owned() }
     }
 
-    fn product(&self, kernels: Kernels) -> Vec<f32> {
+    fn product(&self, kernels: Kernels, kind: ActivationType) -> Vec<f32> {
         let mut out = vec![f32::NAN; TOKENS * ROWS];
-        let mut quantized = Activations::default();
+        let mut quantized = Activations::new(kind);
         Pool::new(1).expect("no thread").step(|team| {
             if self.matrix.reads_quantized() {
                 quantized.quantize(kernels, team, &self.x, COLUMNS);

@@ -75,7 +75,7 @@ impl Race {
         let [base, new, again] = self.figures.each_ref().map(rates);
         let all = base.iter().zip(&new).zip(&again);
         all.filter(|((_, (_, new)), _)| !new.is_empty())
-            .map(|(((what, base), (_, new)), (_, again))| Verdict::of(*what, base, new, again))
+            .map(|(((what, base), (_, new)), (_, again))| Verdict::of(what, base, new, again))
             .collect()
     }
 }

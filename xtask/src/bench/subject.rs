@@ -66,13 +66,10 @@ impl Subject {
         }
         let mut command = self.command(file, "bench");
         command.args(["--json", "--repetitions", "2"]);
-        let numbers = [
-            ("--prompt", case.prompt),
-            ("--generate", case.generate),
-            ("--depth", case.depth),
-            ("--sequences", case.sequences),
-        ];
-        for (name, number) in numbers {
+        let numbers = [("--prompt", case.prompt), ("--generate", case.generate), ("--depth", case.depth)];
+        // Builds that know one sequence only are asked for no more.
+        let sequences = (case.sequences > 1).then_some(("--sequences", case.sequences));
+        for (name, number) in numbers.into_iter().chain(sequences) {
             command.arg(name).arg(number.to_string());
         }
         let output = run(&mut command)?;

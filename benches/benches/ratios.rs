@@ -141,7 +141,7 @@ fn mapped() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("weights.gguf");
     let mut writer = GgufWriter::new(Metadata::new());
-    writer.tensor("weights", &[bytes as u64 / 2], DType::F16, vec![1; bytes]).expect("a tensor");
+    writer.tensor("weights", &[bytes as u64 / 2], DType::F16, vec![1u8; bytes]).expect("a tensor");
     writer.write(&path).expect("a file");
     let runtime = Runtime::new(None).expect("threads");
     report("IMP-002", "GB/s of a mapped file", 5.0, || {

@@ -54,7 +54,7 @@ impl Measured {
     }
 
     fn measure(&mut self) -> Result<BenchReport> {
-        let options = BenchOptions { prompt: 512, generate: 64, depth: 0, repetitions: 1 };
+        let options = BenchOptions { prompt: 512, generate: 64, depth: 0, sequences: 1, repetitions: 1 };
         Ok(bench(&mut self.model, &self.runtime, options, |positions| self.bytes[positions])?)
     }
 }

@@ -165,14 +165,25 @@ impl KvCache {
         path
     }
 
-    /// Whether a sequence can reach `end` positions and leave `spare` blocks of each group.
-    pub(crate) fn has_room(&self, table: &Table, end: usize, spare: usize) -> bool {
-        let needed = end.div_ceil(KV_BLOCK);
-        self.pools.iter().zip(&self.groups).zip(&table.blocks).all(|((pool, group), blocks)| {
-            // A window needs no more at a time than it sees and a little.
-            let most = group.window.map_or(usize::MAX, |window| window / KV_BLOCK + 2);
-            needed.saturating_sub(blocks.len()).min(most).saturating_add(spare) <= pool.available()
+    /// Whether a sequence can reach `end` positions while others reach theirs and take a block more each.
+    pub(crate) fn has_room<'a>(
+        &self,
+        table: &Table,
+        end: usize,
+        others: impl Iterator<Item = (&'a Table, usize)> + Clone,
+    ) -> bool {
+        (0..self.groups.len()).all(|group| {
+            let promised = others.clone().map(|(table, end)| self.lacks(group, table, end) + 1);
+            self.lacks(group, table, end) + promised.sum::<usize>() <= self.pools[group].available()
         })
+    }
+
+    /// The blocks of a group that a sequence has to take at most, at a time, to reach `end` positions.
+    fn lacks(&self, group: usize, table: &Table, end: usize) -> usize {
+        // Of those of a window, what falls out of it is given back.
+        let window = self.groups[group].window;
+        let most = window.map_or(usize::MAX, |window| (window + KV_BLOCK - 2) / KV_BLOCK + 1);
+        end.div_ceil(KV_BLOCK).saturating_sub(table.blocks[group].len()).min(most)
     }
 
     /// How many positions the sequence can reach with the blocks that are available.

@@ -1,22 +1,21 @@
-//! The engine: which tokens of which sequences the next pass computes, and what comes of it.
+//! The engine: who waits, who is worked on, and which tokens the next pass computes.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rz_model::{Forward, Want as Row};
+use rz_model::Forward;
 use rz_tokenizer::Tokenizer;
 
-use super::pass::{Pass, Rows};
+use super::pass::Pass;
 use super::schedule::{Chunk, Prompt, share};
 use super::sequence::{self, Rank, Sequence, Tools};
 use super::{
     EngineOptions, EngineStats, Event, EventKind, FinishReason, GroupStats, Limits, Refusal, Request,
-    RequestId, Want,
+    RequestId,
 };
-use crate::cache::{Copy, KvCache, Table};
+use crate::cache::{KvCache, Table};
 
 /// Logits that one pass may compute for prompts, in bytes.
 const MAX_LOGITS: usize = 64 << 20;
@@ -30,15 +29,15 @@ pub struct Engine {
     pub(super) limits: Limits,
     /// Names the model in files.
     pub(super) identity: String,
-    max_running: usize,
+    pub(super) max_running: usize,
     pub(super) cache: KvCache,
     /// Answers without blocks, in order.
-    waiting: BTreeMap<Rank, Box<Sequence>>,
+    pub(super) waiting: BTreeMap<Rank, Box<Sequence>>,
     /// Answers with blocks, in order.
     #[allow(clippy::vec_box)] // they are large, and move from list to list
-    running: Vec<Box<Sequence>>,
+    pub(super) running: Vec<Box<Sequence>>,
     /// Requests that have answers left.
-    live: BTreeMap<RequestId, Live>,
+    pub(super) live: BTreeMap<RequestId, Live>,
     /// Events of what happened between steps.
     ready: Vec<Event>,
     next_id: u64,
@@ -46,20 +45,20 @@ pub struct Engine {
     /// When the last step began and how many tokens of prompts it took, if another follows it.
     last: Option<(Instant, usize)>,
     /// The time of the last step.
-    now: Option<Instant>,
-    pass: Pass,
-    tools: Tools,
-    places: Vec<usize>,
+    pub(super) now: Option<Instant>,
+    pub(super) pass: Pass,
+    pub(super) tools: Tools,
+    pub(super) places: Vec<usize>,
     shares: Vec<usize>,
-    stats: EngineStats,
+    pub(super) stats: EngineStats,
 }
 
 /// A request that has answers left.
-struct Live {
+pub(super) struct Live {
     answers: usize,
     started: bool,
     /// Whether its prompt was computed, so that other answers to it need not compute it again.
-    prompt_done: bool,
+    pub(super) prompt_done: bool,
 }
 
 impl Engine {
@@ -232,7 +231,7 @@ impl Engine {
         }
     }
 
-    fn end(&mut self, mut sequence: Box<Sequence>, reason: FinishReason, events: &mut Vec<Event>) {
+    pub(super) fn end(&mut self, mut sequence: Box<Sequence>, reason: FinishReason, events: &mut Vec<Event>) {
         if let Some(table) = sequence.table.take() {
             self.cache.release(table);
         }
@@ -273,7 +272,9 @@ impl Engine {
             sequence.prepare();
             let table = self.attach(&sequence);
             let alone = self.running.is_empty();
-            if !alone && !self.cache.has_room(&table, sequence.len(), self.running.len()) {
+            // Those who are worked on have been promised room for what they are now.
+            let others = self.running.iter().filter_map(|s| Some((s.table.as_ref()?, s.len())));
+            if !alone && !self.cache.has_room(&table, sequence.len(), others) {
                 self.cache.release(table);
                 self.waiting.insert(rank, sequence);
                 if self.preempt_below(priority) {
@@ -316,7 +317,7 @@ impl Engine {
         }
     }
 
-    fn insert_running(&mut self, sequence: Box<Sequence>) {
+    pub(super) fn insert_running(&mut self, sequence: Box<Sequence>) {
         let at = self.running.partition_point(|other| other.rank() < sequence.rank());
         self.running.insert(at, sequence);
     }
@@ -338,7 +339,7 @@ impl Engine {
         }
     }
 
-    fn set_back(&mut self, mut sequence: Box<Sequence>) {
+    pub(super) fn set_back(&mut self, mut sequence: Box<Sequence>) {
         if let Some(table) = sequence.table.take() {
             self.cache.release(table);
         }
@@ -401,156 +402,5 @@ impl Engine {
             }
             self.preempt();
         }
-    }
-
-    /// Computes what is planned.
-    fn compute(&mut self, clock: &mut impl FnMut() -> Instant, events: &mut Vec<Event>) {
-        let mut places = std::mem::take(&mut self.places);
-        places.clear();
-        places.extend((0..self.running.len()).filter(|at| self.running[*at].planned > 0));
-        if !places.is_empty() {
-            self.stats.steps += 1;
-            let mut outcome = Outcome::default();
-            let first = self.pass.run(&mut *self.model, &self.running, &places);
-            self.now = Some(clock());
-            match first {
-                Ok(()) => self.harvest(&places, &mut outcome, events),
-                // What fails together may succeed alone: only those end that fail by themselves.
-                Err(_) if places.len() > 1 => {
-                    for place in places.chunks(1) {
-                        match self.pass.run(&mut *self.model, &self.running, place) {
-                            Ok(()) => self.harvest(place, &mut outcome, events),
-                            Err(error) => outcome.end(place[0], FinishReason::Error(error.to_string())),
-                        }
-                    }
-                }
-                Err(error) => outcome.end(places[0], FinishReason::Error(error.to_string())),
-            }
-            self.settle(outcome, events);
-        }
-        self.places = places;
-    }
-
-    /// Takes what a pass gave for the sequences at these places.
-    fn harvest(&mut self, places: &[usize], outcome: &mut Outcome, events: &mut Vec<Event>) {
-        let Some(now) = self.now else { return };
-        let vocabulary = self.limits.vocabulary;
-        let mut rows = Rows::default();
-        for &place in places {
-            let sequence = &mut *self.running[place];
-            let (start, prompt_len) = (sequence.computed(), sequence.prompt_len());
-            let end = start + std::mem::take(&mut sequence.planned);
-            self.stats.prompt_tokens += (end.min(prompt_len) - start.min(prompt_len)) as u64;
-            let mut logits: &[f32] = &[];
-            for at in start..end {
-                match sequence.wanted(at) {
-                    Row::Nothing => {}
-                    Row::Hidden => sequence.pool(self.pass.hidden(&mut rows)),
-                    Row::Logits => {
-                        logits = self.pass.logits(&mut rows, vocabulary);
-                        if at + 1 < sequence.len() {
-                            sequence.score_prompt(at, logits);
-                        }
-                    }
-                }
-            }
-            if let Some(mut table) = sequence.table.take() {
-                self.cache.advance(&mut table, |index| sequence.token(index), end);
-                sequence.table = Some(table);
-            }
-            if end < sequence.len() {
-                continue;
-            }
-            if let Want::Embed(_) = sequence.job.want {
-                sequence.event(EventKind::Embedding(sequence.embedding()), events);
-                outcome.end(place, FinishReason::Complete);
-                continue;
-            }
-            let mut reason = sequence.advance(logits, &mut self.tools, now, events);
-            if reason.is_none() && sequence.len() > self.limits.context {
-                match sequence.job.context_shift {
-                    Some(_) => outcome.full.push(place),
-                    None => reason = Some(FinishReason::Length { context_full: true }),
-                }
-            }
-            if let Some(reason) = reason {
-                outcome.end(place, reason);
-            }
-            let live = self.live.get_mut(&self.running[place].job.id);
-            if live.is_some_and(|live| !std::mem::replace(&mut live.prompt_done, true)) {
-                self.fork(place, rows, outcome, events);
-            }
-        }
-    }
-
-    /// The prompt of several answers was computed for the first: the others go on from there, as far as there is
-    /// room. Those for which there is none come later, and find most of it.
-    fn fork(&mut self, place: usize, rows: Rows, outcome: &mut Outcome, events: &mut Vec<Event>) {
-        let Some(now) = self.now else { return };
-        let logits = self.pass.last_logits(rows, self.limits.vocabulary);
-        let first = self.running[place].rank();
-        let mut copies: Vec<Copy> = Vec::new();
-        loop {
-            let others = self.waiting.range((Bound::Excluded(first), Bound::Unbounded)).next();
-            let Some(rank) = others.map(|(rank, _)| *rank).filter(|rank| rank.1 == first.1) else { return };
-            if self.running.len() + outcome.forks.len() >= self.max_running {
-                return;
-            }
-            let Some(table) = &self.running[place].table else { return };
-            let Some(table) = self.cache.fork(table, &mut copies) else { return };
-            for Copy { group, from, to } in copies.drain(..) {
-                self.model.copy_block(group, from, to);
-            }
-            let Some(mut sequence) = self.waiting.remove(&rank) else { return };
-            sequence.prepare();
-            sequence.begin(table, now, events);
-            let reason = sequence.advance(logits, &mut self.tools, now, events);
-            outcome.forks.push((sequence, reason));
-        }
-    }
-
-    /// Puts sequences where they belong after a pass.
-    fn settle(&mut self, outcome: Outcome, events: &mut Vec<Event>) {
-        let Outcome { ended, full, forks } = outcome;
-        // From the back, so that places stay what they are.
-        let mut leaving: Vec<(usize, Option<FinishReason>)> =
-            ended.into_iter().map(|(place, reason)| (place, Some(reason))).collect();
-        leaving.extend(full.into_iter().map(|place| (place, None)));
-        leaving.sort_by_key(|(place, _)| Reverse(*place));
-        for (place, reason) in leaving {
-            let mut sequence = self.running.remove(place);
-            match (reason, sequence.job.context_shift) {
-                (Some(reason), _) => self.end(sequence, reason, events),
-                (None, shift) => {
-                    if let Some(shift) = shift {
-                        sequence.shift(shift);
-                    }
-                    self.set_back(sequence);
-                }
-            }
-        }
-        for (sequence, reason) in forks {
-            match reason {
-                Some(reason) => self.end(sequence, reason, events),
-                None => self.insert_running(sequence),
-            }
-        }
-    }
-}
-
-/// What a pass brought about.
-#[derive(Default)]
-struct Outcome {
-    /// Sequences that end, by place.
-    ended: Vec<(usize, FinishReason)>,
-    /// Sequences whose context is full and that go on with a part of it, by place.
-    full: Vec<usize>,
-    /// Further answers, which end at once or go on.
-    forks: Vec<(Box<Sequence>, Option<FinishReason>)>,
-}
-
-impl Outcome {
-    fn end(&mut self, place: usize, reason: FinishReason) {
-        self.ended.push((place, reason));
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! What a request gives does not depend on what else is running: the same request alone gives the same events.
 
+mod compute;
 mod constraint;
 mod engine;
 mod event;

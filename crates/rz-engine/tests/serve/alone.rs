@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use rz_engine::serve::{EngineOptions, FinishReason, Request, RequestId};
+use rz_engine::serve::{ContextShift, EngineOptions, FinishReason, Request, RequestId};
 use rz_model::KvGroup;
-use rz_model::sampler::Settings;
+use rz_model::sampler::{Candidates, Chain, Settings, StepContext};
 
-use crate::fake::{Fake, continuation, group};
+use crate::fake::{Fake, continuation, group, hash, scores};
 use crate::{Answers, assert_empty, engine_with, greedy, text};
 
 /// A request as data.
@@ -26,15 +26,59 @@ struct Plan {
     /// Steps after which it is cancelled, and milliseconds after which it is given up.
     cancel: Option<usize>,
     deadline: Option<u64>,
+    /// Tokens that are kept when the context is full.
+    shift: Option<usize>,
+    /// Whether the model fails at its prompt.
+    poisoned: bool,
 }
+
+/// The longest sequence.
+const CONTEXT: usize = 224;
+
+/// A token that no text has by itself.
+const POISON: u32 = 265;
 
 impl Plan {
     fn settings(&self) -> Settings {
         if self.seed.is_some() { Settings::new() } else { greedy() }
     }
 
+    fn prompt(&self) -> Vec<u32> {
+        let mut prompt = text(self.len, self.shared, self.salt);
+        if self.poisoned {
+            prompt[self.len / 2] = POISON;
+        }
+        prompt
+    }
+
+    /// By definition: what an answer is, alone.
+    fn answer(&self, choice: usize) -> Vec<u32> {
+        let (mut history, mut seen) = (self.prompt(), self.prompt());
+        let mut chain = Chain::new(&self.settings()).unwrap();
+        let mut candidates = Candidates::new();
+        let seed = self.seed.unwrap_or(0).wrapping_add(choice as u64);
+        for _ in 0..self.tokens {
+            match self.shift {
+                Some(keep) if seen.len() > CONTEXT => {
+                    seen.drain(keep..keep + (seen.len() - keep).div_ceil(2));
+                }
+                None if seen.len() > CONTEXT => break,
+                _ => {}
+            }
+            candidates.load(&scores(hash(&seen))[..266]).unwrap();
+            candidates.map_ids(&[POISON], |_| f32::NEG_INFINITY);
+            let mut context = StepContext::new(seed, &history, self.len);
+            let token = chain.choose(&mut candidates, &mut context).unwrap();
+            history.push(token);
+            seen.push(token);
+        }
+        history.split_off(self.len)
+    }
+
     fn request(&self, start: Instant) -> Request {
-        let mut request = Request::new(text(self.len, self.shared, self.salt));
+        let mut request = Request::new(self.prompt());
+        request.logit_bias = vec![(POISON, f32::NEG_INFINITY)];
+        request.context_shift = self.shift.map(|keep| ContextShift { keep });
         (request.n, request.max_tokens, request.ignore_eos) = (self.n, Some(self.tokens), true);
         (request.sampling, request.seed) = (self.settings(), self.seed.unwrap_or(0));
         (request.priority, request.cache_prompt) = (self.priority, self.cache);
@@ -44,24 +88,22 @@ impl Plan {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let prompt = (1usize..150, 0usize..150, 0u32..4);
-    let ask = (1usize..4, 0usize..60, prop::option::of(any::<u64>()), -1i32..2, prop::bool::weighted(0.8));
+    let prompt = (1usize..=CONTEXT, 0usize..150, 0u32..4);
+    let ask = (
+        1usize..4,
+        prop_oneof![4 => 0usize..60, 1 => 0usize..300],
+        prop::option::of(any::<u64>()),
+        -1i32..2,
+        prop::bool::weighted(0.8),
+    );
     let times = (0usize..60, prop::option::weighted(0.2, 0usize..80), prop::option::weighted(0.1, 1u64..80));
-    (prompt, ask, times).prop_map(
-        |((len, shared, salt), (n, tokens, seed, priority, cache), (at, cancel, deadline))| Plan {
-            len,
-            shared,
-            salt,
-            n,
-            tokens,
-            seed,
-            priority,
-            cache,
-            at,
-            cancel,
-            deadline,
-        },
-    )
+    let odd = (prop::option::weighted(0.3, 0usize..100), prop::bool::weighted(0.05));
+    (prompt, ask, times, odd).prop_map(|(prompt, ask, times, (shift, poisoned))| {
+        let (len, shared, salt) = prompt;
+        let (n, tokens, seed, priority, cache) = ask;
+        let (at, cancel, deadline) = times;
+        Plan { len, shared, salt, n, tokens, seed, priority, cache, at, cancel, deadline, shift, poisoned }
+    })
 }
 
 /// Groups that hold the longest sequence, and often not much more.
@@ -85,10 +127,12 @@ proptest! {
             max_running,
             min_chunk,
             target_step: Duration::from_micros(1500),
-            context: Some(224),
+            context: Some(CONTEXT),
             ..EngineOptions::default()
         };
-        let mut engine = engine_with(Fake::new(&groups, max_batch), options);
+        let mut fake = Fake::new(&groups, max_batch);
+        fake.fails = Box::new(|batch| batch.tokens.contains(&POISON));
+        let mut engine = engine_with(fake, options);
         let (start, mut answers) = (Instant::now(), Answers::default());
         let mut submitted: Vec<(RequestId, Plan)> = vec![];
         let last = plans.iter().map(|plan| plan.at).max().unwrap_or(0);
@@ -109,16 +153,17 @@ proptest! {
         }
         assert_empty(&engine);
         for (id, plan) in submitted {
-            let prompt = text(plan.len, plan.shared, plan.salt);
             for choice in 0..plan.n {
                 let answer = &answers.0[&(id, choice)];
-                let seed = plan.seed.unwrap_or(0).wrapping_add(choice as u64);
-                let expected = continuation(&prompt, &plan.settings(), seed, plan.tokens.min(225 - plan.len));
-                prop_assert_eq!(&answer.tokens, &expected[..answer.tokens.len()]);
+                let expected = plan.answer(choice);
+                if !plan.poisoned {
+                    prop_assert!(expected.starts_with(&answer.tokens), "{:?}: {:?}, expected {:?}", plan, answer, expected);
+                }
                 match answer.reason() {
                     FinishReason::Length { .. } => prop_assert_eq!(answer.tokens.len(), expected.len()),
                     FinishReason::Cancelled => prop_assert!(plan.cancel.is_some()),
                     FinishReason::Deadline => prop_assert!(plan.deadline.is_some()),
+                    FinishReason::Error(_) => prop_assert!(plan.poisoned && answer.tokens.is_empty()),
                     reason => prop_assert!(false, "{:?}", reason),
                 }
             }
@@ -165,6 +210,22 @@ fn what_has_to_make_room_loses_nothing() {
         assert_eq!(answers.of(id).tokens, expected);
     }
     assert_empty(&engine);
+}
+
+/// Who is let in keeps the room for its prompt: nothing is computed only to make room again.
+#[test]
+fn no_more_are_let_in_than_their_prompts_have_room() {
+    let options = EngineOptions { max_chunk: Some(32), ..EngineOptions::default() };
+    let mut engine = engine_with(Fake::new(&[group(None, 20)], 64), options);
+    let mut answers = Answers::default();
+    let ids: Vec<RequestId> =
+        (0..6).map(|salt| engine.submit(crate::request(text(300, 0, salt), 5)).unwrap()).collect();
+    answers.run(&mut engine);
+    let stats = engine.stats();
+    assert_eq!((stats.preemptions, stats.prompt_tokens), (0, 6 * 300));
+    for (salt, id) in ids.into_iter().enumerate() {
+        assert_eq!(answers.of(id).tokens, continuation(&text(300, 0, salt as u32), &greedy(), 0, 5));
+    }
 }
 
 #[test]

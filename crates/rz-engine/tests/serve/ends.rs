@@ -81,10 +81,15 @@ fn a_full_context_ends_an_answer() {
         let held = context.unwrap_or(64);
         for len in [held, held - 1, 5] {
             let mut endless = request(text(len, 0, 1), 0);
-            endless.max_tokens = None;
-            let answer = answer(&mut engine, endless);
-            assert_eq!(answer.reason(), &FinishReason::Length { context_full: true });
-            assert_eq!(answer.tokens, continuation(&text(len, 0, 1), &greedy(), 0, held + 1 - len));
+            (endless.max_tokens, endless.n) = (None, 2);
+            let id = engine.submit(endless).unwrap();
+            let mut answers = Answers::default();
+            answers.run(&mut engine);
+            for choice in 0..2 {
+                let answer = &answers.0[&(id, choice)];
+                assert_eq!(answer.reason(), &FinishReason::Length { context_full: true });
+                assert_eq!(answer.tokens, continuation(&text(len, 0, 1), &greedy(), 0, held + 1 - len));
+            }
         }
         assert_empty(&engine);
     }

@@ -37,6 +37,60 @@ fn many_threads_get_what_they_would_get_alone() {
     assert_eq!(handle.call(|_| ()), None);
 }
 
+/// Clients that come, read a little and go, all at once: nothing is left of any.
+#[test]
+fn whatever_clients_do_nothing_is_left_of_them() {
+    let options = EngineOptions { max_running: 5, max_queue: 6, ..EngineOptions::default() };
+    let thread = EngineThread::spawn(engine_with(Fake::new(&[group(None, 12)], 64), options)).unwrap();
+    let taken: usize = std::thread::scope(|scope| {
+        let clients = (0..6u32).map(|client| {
+            let handle = thread.handle();
+            scope.spawn(move || {
+                let mut taken = 0;
+                for turn in 0..40u32 {
+                    let mix = (client * 40 + turn).wrapping_mul(2_654_435_761) >> 8;
+                    let prompt = text(5 + mix as usize % 90, 40, mix % 3);
+                    let mut request = request(prompt.clone(), 1 + mix as usize / 7 % 30);
+                    (request.n, request.priority) = (1 + mix as usize % 2, mix as i32 % 3);
+                    let stream = match handle.submit(request) {
+                        Ok(stream) => stream,
+                        Err(Refusal::QueueFull { .. }) => continue,
+                        Err(refusal) => panic!("{refusal}"),
+                    };
+                    taken += 1;
+                    let id = stream.id();
+                    let mut answers = Answers::default();
+                    match mix / 3 % 4 {
+                        0 => drop(stream),
+                        1 => answers.take(stream.take(1 + mix as usize % 9).collect()),
+                        2 => {
+                            handle.cancel(id);
+                            answers.take(stream.collect());
+                            assert!(answers.0.values().all(|answer| answer.end.is_some()));
+                        }
+                        _ => {
+                            answers.take(stream.collect());
+                            let expected = continuation(&prompt, &greedy(), 0, 30);
+                            let answer = answers.of(id);
+                            assert!(matches!(answer.reason(), FinishReason::Length { .. }));
+                            assert_eq!(answer.tokens, expected[..answer.tokens.len()]);
+                        }
+                    }
+                }
+                taken
+            })
+        });
+        clients.collect::<Vec<_>>().into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    let handle = thread.handle();
+    thread.drain();
+    let stats = handle.stats();
+    assert_eq!(stats.requests, taken as u64);
+    assert_eq!((stats.queued, stats.waiting, stats.running, stats.errors), (0, 0, 0, 0));
+    assert_eq!(stats.groups[0].used, 0);
+    assert!(taken > 40, "{taken}");
+}
+
 /// A fake that waits at every batch until the test says go.
 fn gated() -> (Fake, mpsc::Sender<()>) {
     let (go, gate) = mpsc::channel();

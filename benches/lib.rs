@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use rz_kernels::{
-    ActivationType, Activations, Arena, KV_BLOCK, KvElement, KvView, Query, Runtime, Team, key_block,
-    last_level_cache, value_block,
+    ActivationType, Activations, Arena, KV_BLOCK, Kernels, KvFormat, KvView, Query, Runtime, Team,
+    last_level_cache, write_head,
 };
 use rz_quant::{DType, Input, Matrix, matmul, pack};
 
@@ -91,53 +91,51 @@ pub fn multiply_as(
     });
 }
 
-/// Keys and values of one layer, in the kind of memory that a model keeps them in, and
-/// queries that read them.
-pub struct Cache<E> {
-    keys: Arena,
-    values: Arena,
+/// Keys and values of some layers, as a model keeps them, and queries that read them.
+pub struct Cache<F> {
+    storage: Arena,
     table: Vec<u32>,
     /// One query after the other.
     queries: Vec<f32>,
+    layers: usize,
     heads: usize,
     size: usize,
-    element: PhantomData<E>,
+    format: PhantomData<F>,
 }
 
-impl<E: KvElement> Cache<E> {
-    /// `positions` of `heads` KV heads of `size` components.
-    pub fn new(positions: usize, heads: usize, size: usize) -> Cache<E> {
+impl<F: KvFormat> Cache<F> {
+    /// `positions` of `layers` layers of `heads` KV heads of `size` components.
+    ///
+    /// # Panics
+    /// When the system has no memory for them.
+    pub fn new(layers: usize, positions: usize, heads: usize, size: usize) -> Cache<F> {
         let blocks = positions.div_ceil(KV_BLOCK);
-        let random = |count: usize| {
-            let mut arena = Arena::sparse(count * size_of::<E>()).expect("memory for keys and values");
-            let elements: &mut [E] = bytemuck::cast_slice_mut(&mut arena[..count * size_of::<E>()]);
-            elements.iter_mut().zip(values(count)).for_each(|(element, x)| *element = E::from_f32(x));
-            arena
-        };
-        Cache {
-            keys: random(blocks * heads * key_block(size)),
-            values: random(blocks * heads * value_block(size)),
-            table: (0..blocks as u32).rev().collect(),
-            queries: values(64 * size),
-            heads,
-            size,
-            element: PhantomData,
+        let head = F::key_bytes(size) + F::value_bytes(size);
+        let mut storage = Arena::sparse(blocks * layers * heads * head).expect("memory for keys and values");
+        let some = values(8 * size);
+        let some = |i: usize| &some[i % 7 * size..][..size];
+        for (i, part) in storage[..blocks * layers * heads * head].chunks_exact_mut(head).enumerate() {
+            for slot in 0..KV_BLOCK {
+                write_head::<F>(Kernels::detect(), part, slot, some(i + slot), some(i + 3 * slot));
+            }
         }
+        let table = (0..blocks as u32).collect();
+        Cache { storage, table, queries: values(64 * size), layers, heads, size, format: PhantomData }
     }
 
     /// Bytes of keys and values.
     pub fn bytes(&self) -> usize {
-        self.keys.len() + self.values.len()
+        self.table.len() * self.block()
     }
 
-    /// One head.
-    pub fn view(&self, head: usize) -> KvView<'_, E> {
+    /// One head of a layer.
+    pub fn view(&self, layer: usize, head: usize) -> KvView<'_> {
+        let bytes = F::key_bytes(self.size) + F::value_bytes(self.size);
         KvView {
-            keys: bytemuck::cast_slice(&self.keys),
-            values: bytemuck::cast_slice(&self.values),
+            blocks: &self.storage,
+            stride: self.block(),
+            offset: (layer * self.heads + head) * bytes,
             table: &self.table,
-            heads: self.heads,
-            head,
             key_size: self.size,
             value_size: self.size,
             score_cap: None,
@@ -148,5 +146,9 @@ impl<E: KvElement> Cache<E> {
     pub fn query(&self, index: usize, end: usize) -> Query<'_> {
         let q = &self.queries[index * self.size % self.queries.len()..][..self.size];
         Query { q, first: 0, end }
+    }
+
+    fn block(&self) -> usize {
+        self.layers * self.heads * (F::key_bytes(self.size) + F::value_bytes(self.size))
     }
 }

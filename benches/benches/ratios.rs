@@ -62,13 +62,13 @@ fn dots(portable: Kernels, kernels: Kernels) {
 fn attention(portable: Kernels, kernels: Kernels) {
     const POSITIONS: usize = 1024;
     const SIZE: usize = 64;
-    let cache = Cache::<f32>::new(POSITIONS, 1, SIZE);
+    let cache = Cache::<f32>::new(1, POSITIONS, 1, SIZE);
     for count in [1, QUERIES] {
         let queries: Vec<Query<'_>> = (0..count).map(|i| cache.query(i, POSITIONS)).collect();
         let work = |kernels: Kernels| {
             let mut out = vec![0.0; count * SIZE];
             for _ in 0..8 {
-                attend(kernels, cache.view(0), black_box(&queries), &mut out);
+                attend::<f32>(kernels, cache.view(0, 0), black_box(&queries), &mut out);
             }
             black_box(out);
         };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rz_engine::ModelFile;
 use rz_formats::Tensor;
 use rz_kernels::Runtime;
-use rz_model::{CpuModel, KvRoom, KvType, LoadOptions, ModelSpec, arch};
+use rz_model::{CpuModel, KvRoom, LoadOptions, ModelSpec, arch};
 use rz_store::{ModelRef, StoreError, catalogue};
 use rz_tokenizer::Tokenizer;
 
@@ -123,8 +123,7 @@ pub(crate) fn computed_by(runtime: &Runtime) -> String {
 fn check_memory(file: &ModelFile, spec: &ModelSpec, options: &LoadOptions) -> Result<(), Failure> {
     let Some(memory) = machine::memory().most() else { return Ok(()) };
     let weights: u64 = file.tensors().map(Tensor::bytes).map(|bytes| bytes.len() as u64).sum();
-    let kv_type = if options.exact { KvType::F32 } else { options.kv_type };
-    let bytes = |context: usize| (spec.kv_elements(context) as u64).saturating_mul(kv_type.bytes() as u64);
+    let bytes = |context: usize| options.stored_type().bytes(spec.kv_elements(context)) as u64;
     let sequences = match options.kv_room {
         KvRoom::Sequences(sequences) => sequences as u64,
         _ => 1,

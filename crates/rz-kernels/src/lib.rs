@@ -16,7 +16,10 @@ mod slices;
 
 pub use activations::{ActivationType, Activations};
 pub use arch::{Isa, IsaKind, Kernels, LANES, SimdOp};
-pub use attention::{KV_BLOCK, KvElement, KvView, MAX_HEAD, QUERIES, Query, attend, key_block, value_block};
+pub use attention::{
+    KV_BLOCK, KvFormat, KvView, MAX_HEAD, Q8_0, QUERIES, Query, SPAN, attend, attend_span, merge_spans,
+    span_row, write_head,
+};
 pub use memory::{Arena, last_level_cache, read_all};
 pub use ops::{
     Activation, activate, add_assign, dot_rows, layer_norm, rms_norm, rotate_halves, rotate_neighbours,

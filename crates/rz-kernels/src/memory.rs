@@ -21,29 +21,44 @@ impl Arena {
     /// # Errors
     /// When the system refuses the reservation.
     pub fn new(bytes: usize) -> std::io::Result<Arena> {
-        // An empty mapping is refused by the system, and a whole number of huge
-        // pages lets the last one be huge too.
-        const HUGE_PAGE: usize = 2 << 20;
-        let rounded = if bytes < HUGE_PAGE { bytes.max(64) } else { bytes.next_multiple_of(HUGE_PAGE) };
-        let map = MmapMut::map_anon(rounded)?;
-        // Only a hint: systems without huge pages refuse it, and nothing is lost.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
+        #[cfg(any(unix, windows))]
+        let map = map_pages(&mut memmap2::MmapOptions::new(), bytes)?;
+        #[cfg(not(any(unix, windows)))]
+        let map = MmapMut::map_anon(whole_pages(bytes)?)?;
         Ok(Arena { map })
     }
 
-    /// Reserves `bytes` of which perhaps little is ever used: in small pages, and
-    /// without a claim on the system's memory.
+    /// Reserves `bytes` of which perhaps little is ever used: without a claim on the
+    /// system's memory.
     ///
     /// # Errors
     /// When the system refuses the reservation.
     pub fn sparse(bytes: usize) -> std::io::Result<Arena> {
         #[cfg(any(unix, windows))]
-        let map = memmap2::MmapOptions::new().len(bytes.max(64)).no_reserve_swap().map_anon()?;
+        let map = map_pages(memmap2::MmapOptions::new().no_reserve_swap(), bytes)?;
         #[cfg(not(any(unix, windows)))]
-        let map = MmapMut::map_anon(bytes.max(64))?;
+        let map = MmapMut::map_anon(whole_pages(bytes)?)?;
         Ok(Arena { map })
     }
+}
+
+#[cfg(any(unix, windows))]
+fn map_pages(options: &mut memmap2::MmapOptions, bytes: usize) -> std::io::Result<MmapMut> {
+    let map = options.len(whole_pages(bytes)?).map_anon()?;
+    // Only a hint: systems without huge pages refuse it, and nothing is lost.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    Ok(map)
+}
+
+// An empty mapping is refused by the system, and a whole number of huge pages lets the last one
+// be huge too.
+fn whole_pages(bytes: usize) -> std::io::Result<usize> {
+    const HUGE_PAGE: usize = 2 << 20;
+    if bytes < HUGE_PAGE {
+        return Ok(bytes.max(64));
+    }
+    bytes.checked_next_multiple_of(HUGE_PAGE).ok_or(std::io::ErrorKind::OutOfMemory.into())
 }
 
 impl Deref for Arena {

@@ -124,6 +124,43 @@ impl Team<'_> {
 }
 
 impl Team<'_> {
+    /// Hands each of `items` the row of `data` that it names: `task(item, row)` for every item,
+    /// those of one row in order and on one thread.
+    ///
+    /// # Panics
+    /// When `data` is not whole rows of `width`, an item names a row that there is not, or a
+    /// task panics.
+    pub fn scatter<T: Send>(
+        &self,
+        data: &mut [T],
+        width: usize,
+        items: usize,
+        row_of: impl Fn(usize) -> usize + Sync,
+        task: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        assert!(width > 0 && data.len().is_multiple_of(width), "a matrix of whole rows");
+        let rows = data.len() / width;
+        let base = Unique(data.as_mut_ptr());
+        // Neighbouring rows are different threads' business: items often come in their order.
+        let shares = if self.threads() == 1 { 1 } else { 4 * self.threads() };
+        self.run(shares, &|share| {
+            let Unique(base) = &base;
+            for item in 0..items {
+                let row = row_of(item);
+                if row % shares != share {
+                    continue;
+                }
+                assert!(row < rows, "row {row} of {rows}");
+                // SAFETY: the row was checked, the buffer holds `rows * width` elements for as
+                // long as this call lasts, and rows of different shares are different; within
+                // a share, one task borrows a row after the other.
+                #[allow(unsafe_code)]
+                let row = unsafe { std::slice::from_raw_parts_mut(base.add(row * width), width) };
+                task(item, row);
+            }
+        });
+    }
+
     /// As [`rows`](Self::rows) over two buffers at once, each of `rows` rows of
     /// `width` elements, of which the last may be shorter.
     ///
@@ -189,6 +226,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn items_reach_the_rows_that_they_name() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads).unwrap();
+            let mut data = vec![0usize; 40 * 3];
+            let row_of = |item: usize| item * 7 % 40;
+            pool.step(|team| {
+                team.scatter(&mut data, 3, 100, row_of, |item, row| {
+                    row.iter_mut().for_each(|x| *x = *x * 101 + item + 1);
+                });
+            });
+            let mut expected = vec![0usize; 40 * 3];
+            for item in 0..100 {
+                let row = &mut expected[row_of(item) * 3..][..3];
+                row.iter_mut().for_each(|x| *x = *x * 101 + item + 1);
+            }
+            assert_eq!(data, expected);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "row 40 of 40")]
+    fn a_row_beyond_the_end_is_refused() {
+        Pool::new(1).unwrap().step(|team| team.scatter(&mut [0u8; 80], 2, 1, |_| 40, |_, _| ()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use rz_kernels::{ActivationType, Runtime};
 use rz_quant::Matrix;
 
 use crate::arch::{self, Description};
+use crate::attend::parts_room;
 use crate::kv::KvStorage;
 use crate::pass::{Pass, Scratch};
 use crate::weights::{self, LayerWeights, Weights};
@@ -56,7 +57,8 @@ impl LoadOptions {
     /// The groups of layers, and the blocks of each, that a model loaded with these options has.
     ///
     /// # Errors
-    /// When the bytes of [`KvRoom::Bytes`] are too few for one sequence of `context` positions.
+    /// When the bytes of [`KvRoom::Bytes`] are too few for one sequence of `context` positions, or
+    /// the type does not take heads of the model's sizes.
     pub fn kv_groups(&self, spec: &ModelSpec) -> Result<Vec<KvGroup>, ModelError> {
         let max_batch = self.max_batch.clamp(1, LONGEST_BATCH);
         KvGroup::of(spec, self.stored_type(), self.context, max_batch, self.kv_room)
@@ -94,7 +96,8 @@ impl CpuModel {
         let max_batch = options.max_batch.clamp(1, LONGEST_BATCH);
         let kv = KvStorage::new(&spec, options.stored_type(), options.kv_groups(&spec)?)?;
         let activations = options.activations.unwrap_or_else(|| spec.activation_type());
-        let scratch = Scratch::new(&spec, max_batch, activations);
+        let parts = parts_room(&spec, max_batch.min(2 * runtime.pool.threads()), options.context);
+        let scratch = Scratch::new(&spec, max_batch, parts, activations);
         Ok(CpuModel { spec, weights, unused, kv, max_batch, runtime: runtime.clone(), scratch })
     }
 
@@ -119,7 +122,7 @@ impl CpuModel {
             gate + rest.iter().sum::<usize>()
         };
         let layers: usize = layers.iter().map(matrices).sum();
-        let kv = self.spec.kv_elements(positions) * self.kv.kv_type().bytes();
+        let kv = self.kv.kv_type().bytes(self.spec.kv_elements(positions));
         layers + output.as_ref().unwrap_or(embedding).bytes() + kv
     }
 

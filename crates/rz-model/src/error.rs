@@ -118,6 +118,21 @@ pub enum ModelError {
         /// Its positions.
         context: usize,
     },
+    /// The type that keys and values are to be stored in does not take the model's heads.
+    #[error(
+        "keys and values cannot be stored as {kv_type}: layer {layer} has heads of {size} components, which are \
+         no multiple of {multiple}; choose f16 or f32"
+    )]
+    KvType {
+        /// The type's name.
+        kv_type: &'static str,
+        /// What sizes of heads have to be a multiple of.
+        multiple: usize,
+        /// The layer.
+        layer: usize,
+        /// The size of its heads.
+        size: usize,
+    },
     /// What is to fill a block of keys and values is not what one holds.
     #[error(
         "{found} bytes for a block of keys and values, expected {expected}: they are not from this model with these settings"

@@ -1,7 +1,5 @@
 //! Which layers share blocks of keys and values, and how many blocks there are.
 
-use rz_kernels::{key_block, value_block};
-
 use crate::{KV_BLOCK, KvType, ModelError, ModelSpec};
 
 /// The entry of a block table where there is no block: behind the window of the group.
@@ -63,12 +61,12 @@ impl KvGroup {
         max_batch: usize,
         room: KvRoom,
     ) -> Result<Vec<KvGroup>, ModelError> {
+        kv_type.check(spec)?;
         let mut groups: Vec<KvGroup> = Vec::new();
         let all = context.max(1).div_ceil(KV_BLOCK);
         for layer in &spec.layers {
             let attention = &layer.attention;
-            let elements = key_block(attention.key_size) + value_block(attention.value_size);
-            let block_bytes = attention.kv_heads * elements * kv_type.bytes();
+            let block_bytes = attention.kv_heads * kv_type.head_bytes(attention);
             match groups.iter_mut().find(|group| group.window == attention.window) {
                 Some(group) => group.block_bytes += block_bytes,
                 None => {

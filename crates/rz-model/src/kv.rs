@@ -1,10 +1,11 @@
-//! Storage of keys and values: blocks of positions, one region of memory for the keys
-//! and one for the values of each layer. Which block holds what is the caller's business.
+//! Storage of keys and values: blocks of positions. Which block holds what is the caller's
+//! business.
+//!
+//! A group of layers has one region of memory. A block of it holds its positions for all
+//! layers of the group, layer by layer and head by head: so a block is copied and saved as
+//! one piece, and memory is touched in the order in which a sequence grows.
 
-use std::ops::Range;
-
-use half::f16;
-use rz_kernels::{Arena, KV_BLOCK, KvElement, KvView, LANES, Team, key_block, value_block};
+use rz_kernels::{Arena, KV_BLOCK, KvFormat, KvView, MAX_HEAD, Runtime, Team, write_head};
 
 use crate::spec::AttentionSpec;
 use crate::{Batch, KvGroup, ModelError, ModelSpec, NO_BLOCK};
@@ -17,46 +18,97 @@ pub enum KvType {
     F16,
     /// Single precision.
     F32,
+    /// Bytes with a scale for each 32 components, as the type of tensors of that name. For
+    /// heads whose size is a multiple of 32.
+    Q8_0,
 }
+
+/// Evaluates an expression for the format that a [`KvType`] stands for, which it names `F`.
+macro_rules! with_format {
+    ($kv_type:expr, $F:ident => $body:expr) => {
+        match $kv_type {
+            $crate::KvType::F16 => {
+                type $F = half::f16;
+                $body
+            }
+            $crate::KvType::F32 => {
+                type $F = f32;
+                $body
+            }
+            $crate::KvType::Q8_0 => {
+                type $F = rz_kernels::Q8_0;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_format;
 
 impl KvType {
     /// Every type, by the name that users give.
-    pub const ALL: &'static [(&'static str, KvType)] = &[("f16", KvType::F16), ("f32", KvType::F32)];
+    pub const ALL: &'static [(&'static str, KvType)] =
+        &[("f16", KvType::F16), ("f32", KvType::F32), ("q8_0", KvType::Q8_0)];
 
-    /// Bytes of an element.
-    pub const fn bytes(self) -> usize {
+    /// The name that users give.
+    pub fn name(self) -> &'static str {
+        KvType::ALL.iter().find(|(_, kv_type)| *kv_type == self).map_or("", |(name, _)| name)
+    }
+
+    /// Bytes that so many elements take, where they fill whole vectors.
+    pub const fn bytes(self, elements: usize) -> usize {
         match self {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
+            KvType::F16 => elements.saturating_mul(2),
+            KvType::F32 => elements.saturating_mul(4),
+            KvType::Q8_0 => elements.div_ceil(32).saturating_mul(34),
         }
+    }
+
+    /// Bytes of one head of a layer in a block.
+    pub(crate) fn head_bytes(self, spec: &AttentionSpec) -> usize {
+        with_format!(self, F => F::key_bytes(spec.key_size) + F::value_bytes(spec.value_size))
+    }
+
+    /// Whether it can store what the layers have.
+    pub(crate) fn check(self, spec: &ModelSpec) -> Result<(), ModelError> {
+        let multiple = with_format!(self, F => F::MULTIPLE);
+        for (layer, spec) in spec.layers.iter().enumerate() {
+            for size in [spec.attention.key_size, spec.attention.value_size] {
+                if !size.is_multiple_of(multiple) {
+                    let kv_type = self.name();
+                    return Err(ModelError::KvType { kv_type, multiple, layer, size });
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 pub(crate) struct KvStorage {
     kv_type: KvType,
     groups: Vec<KvGroup>,
+    /// Of each group.
+    blocks: Vec<Arena>,
     layers: Vec<LayerKv>,
 }
 
+/// Where a layer's keys and values lie.
 struct LayerKv {
-    keys: Arena,
-    values: Arena,
+    group: usize,
+    /// Bytes from the start of a block.
+    offset: usize,
     heads: usize,
+    head_bytes: usize,
     key_size: usize,
     value_size: usize,
-    group: usize,
+    score_cap: Option<f32>,
 }
 
-/// One layer's storage, typed.
-pub(crate) struct LayerView<'a, E> {
-    keys: &'a [E],
-    values: &'a [E],
-    heads: usize,
-    key_size: usize,
-    value_size: usize,
-    group: usize,
+/// One layer's storage.
+pub(crate) struct LayerView<'a> {
+    layer: &'a LayerKv,
+    blocks: &'a [u8],
+    stride: usize,
     groups: usize,
-    score_cap: Option<f32>,
 }
 
 impl KvStorage {
@@ -67,34 +119,28 @@ impl KvStorage {
         kv_type: KvType,
         groups: Vec<KvGroup>,
     ) -> Result<KvStorage, ModelError> {
-        let reserve = |elements: usize, blocks: usize| {
+        kv_type.check(spec)?;
+        let reserve = |group: &KvGroup| {
             // More blocks than ids cannot be named, and no memory holds them.
-            let nameable = (blocks <= NO_BLOCK as usize).then_some(blocks);
-            let bytes =
-                nameable.and_then(|n| n.checked_mul(elements)).and_then(|n| n.checked_mul(kv_type.bytes()));
+            let nameable = (group.blocks <= NO_BLOCK as usize).then_some(group.blocks);
+            let bytes = nameable.and_then(|blocks| blocks.checked_mul(group.block_bytes));
             let purpose = "the keys and values: choose a smaller context";
             let memory = |cause| ModelError::Memory { bytes: bytes.unwrap_or(usize::MAX), purpose, cause };
             let bytes = bytes.ok_or_else(|| memory(std::io::ErrorKind::OutOfMemory.into()))?;
             Arena::sparse(bytes).map_err(memory)
         };
-        let layers = spec
-            .layers
-            .iter()
-            .map(|layer| {
-                let AttentionSpec { kv_heads, key_size, value_size, window, .. } = layer.attention;
-                let group = groups.iter().position(|group| group.window == window);
-                let group = group.expect("a group for each window");
-                Ok(LayerKv {
-                    keys: reserve(kv_heads * key_block(key_size), groups[group].blocks)?,
-                    values: reserve(kv_heads * value_block(value_size), groups[group].blocks)?,
-                    heads: kv_heads,
-                    key_size,
-                    value_size,
-                    group,
-                })
-            })
-            .collect::<Result<_, ModelError>>()?;
-        Ok(KvStorage { kv_type, groups, layers })
+        let blocks = groups.iter().map(reserve).collect::<Result<_, _>>()?;
+        let mut filled = vec![0; groups.len()];
+        let layer = |spec: &AttentionSpec| {
+            let group = groups.iter().position(|group| group.window == spec.window);
+            let group = group.expect("a group for each window");
+            let (offset, head_bytes) = (filled[group], kv_type.head_bytes(spec));
+            filled[group] += spec.kv_heads * head_bytes;
+            let AttentionSpec { kv_heads: heads, key_size, value_size, score_cap, .. } = *spec;
+            LayerKv { group, offset, heads, head_bytes, key_size, value_size, score_cap }
+        };
+        let layers = spec.layers.iter().map(|layer| &layer.attention).map(layer).collect();
+        Ok(KvStorage { kv_type, groups, blocks, layers })
     }
 
     pub(crate) fn groups(&self) -> &[KvGroup] {
@@ -107,200 +153,109 @@ impl KvStorage {
 
     /// See [`Forward::copy_block`](crate::Forward::copy_block).
     pub(crate) fn copy_block(&mut self, group: usize, from: u32, to: u32) {
-        let kv_type = self.kv_type;
-        for layer in self.layers_of(group, [from, to]) {
-            let [keys, values] = layer.places(kv_type, from);
-            let [to_keys, to_values] = layer.places(kv_type, to);
-            layer.keys.copy_within(keys, to_keys.start);
-            layer.values.copy_within(values, to_values.start);
-        }
+        let (from, to) = (self.place(group, from), self.place(group, to));
+        self.blocks[group].copy_within(from, to.start);
     }
 
     /// See [`Forward::read_block`](crate::Forward::read_block).
     pub(crate) fn read_block(&self, group: usize, block: u32, bytes: &mut Vec<u8>) {
-        assert!((block as usize) < self.groups[group].blocks, "block {block} of group {group}");
-        for layer in self.layers.iter().filter(|layer| layer.group == group) {
-            let [keys, values] = layer.places(self.kv_type, block);
-            bytes.extend_from_slice(&layer.keys[keys]);
-            bytes.extend_from_slice(&layer.values[values]);
-        }
+        bytes.extend_from_slice(&self.blocks[group][self.place(group, block)]);
     }
 
     /// See [`Forward::write_block`](crate::Forward::write_block).
     pub(crate) fn write_block(&mut self, group: usize, block: u32, bytes: &[u8]) -> Result<(), ModelError> {
-        let (kv_type, expected) = (self.kv_type, self.groups[group].block_bytes);
-        if bytes.len() != expected {
-            return Err(ModelError::KvBlock { found: bytes.len(), expected });
+        let place = self.place(group, block);
+        if bytes.len() != place.len() {
+            return Err(ModelError::KvBlock { found: bytes.len(), expected: place.len() });
         }
-        let mut rest = bytes;
-        for layer in self.layers_of(group, [block; 2]) {
-            let [keys, values] = layer.places(kv_type, block);
-            let (now, after) = rest.split_at(keys.len());
-            layer.keys[keys].copy_from_slice(now);
-            let (now, after) = after.split_at(values.len());
-            layer.values[values].copy_from_slice(now);
-            rest = after;
-        }
+        self.blocks[group][place].copy_from_slice(bytes);
         Ok(())
     }
 
-    fn layers_of(&mut self, group: usize, blocks: [u32; 2]) -> impl Iterator<Item = &mut LayerKv> {
-        let known = blocks.into_iter().all(|block| (block as usize) < self.groups[group].blocks);
-        assert!(known, "blocks {blocks:?} of group {group}");
-        self.layers.iter_mut().filter(move |layer| layer.group == group)
+    fn place(&self, group: usize, block: u32) -> std::ops::Range<usize> {
+        let KvGroup { blocks, block_bytes, .. } = self.groups[group];
+        assert!((block as usize) < blocks, "block {block} of {blocks} of group {group}");
+        block as usize * block_bytes..(block as usize + 1) * block_bytes
     }
 
     /// Writes the keys and values of a batch, rows of all KV heads, to a layer's blocks.
+    /// `place(token, key)` finishes the key of one head before.
     pub(crate) fn write(
         &mut self,
+        runtime: &Runtime,
         team: &Team<'_>,
         layer: usize,
         batch: &Batch<'_>,
-        keys: &[f32],
-        values: &[f32],
+        [keys, values]: [&[f32]; 2],
+        place: impl Fn(usize, &mut [f32]) + Sync,
     ) {
-        let layer = &mut self.layers[layer];
-        match self.kv_type {
-            KvType::F16 => layer.write::<f16>(team, &self.groups, batch, keys, values),
-            KvType::F32 => layer.write::<f32>(team, &self.groups, batch, keys, values),
+        let groups = self.groups.len();
+        let layer = &self.layers[layer];
+        let LayerKv { heads, head_bytes, key_size, value_size, .. } = *layer;
+        let KvGroup { blocks, block_bytes, .. } = self.groups[layer.group];
+        let write: fn(_, &mut [u8], usize, &[f32], &[f32]) = with_format!(self.kv_type, F => write_head::<F>);
+        let row_of =
+            |token: usize| layer.table(groups, token, batch)[position(batch, token) / KV_BLOCK] as usize;
+        let task = |token: usize, block: &mut [u8]| {
+            let slot = position(batch, token) % KV_BLOCK;
+            let parts = block[layer.offset..][..heads * head_bytes].chunks_exact_mut(head_bytes);
+            let keys = keys[token * heads * key_size..].chunks_exact(key_size);
+            let values = values[token * heads * value_size..].chunks_exact(value_size);
+            for ((part, from), value) in parts.zip(keys).zip(values) {
+                let mut key = [0.0; MAX_HEAD];
+                let key = &mut key[..key_size];
+                key.copy_from_slice(from);
+                place(token, key);
+                write(runtime.kernels, part, slot, key, value);
+            }
+        };
+        let storage = &mut self.blocks[layer.group][..blocks * block_bytes];
+        // A few tokens are not worth waking anybody for.
+        const FEW: usize = 4;
+        let tokens = batch.tokens.len();
+        if tokens > FEW {
+            team.scatter(storage, block_bytes, tokens, row_of, task);
+            return;
+        }
+        for token in 0..tokens {
+            task(token, &mut storage[row_of(token) * block_bytes..][..block_bytes]);
         }
     }
 
-    /// A layer's storage; `E` must be the type that it was made with.
-    pub(crate) fn layer<E: KvElement>(&self, layer: usize, spec: &AttentionSpec) -> LayerView<'_, E> {
-        debug_assert_eq!(size_of::<E>(), self.kv_type.bytes());
-        let LayerKv { keys, values, heads, key_size, value_size, group } = &self.layers[layer];
+    /// A layer's storage.
+    pub(crate) fn layer(&self, layer: usize) -> LayerView<'_> {
+        let layer = &self.layers[layer];
         LayerView {
-            keys: elements(keys),
-            values: elements(values),
-            heads: *heads,
-            key_size: *key_size,
-            value_size: *value_size,
-            group: *group,
+            layer,
+            blocks: &self.blocks[layer.group],
+            stride: self.groups[layer.group].block_bytes,
             groups: self.groups.len(),
-            score_cap: spec.score_cap,
         }
     }
 }
 
 impl LayerKv {
-    // Where a block's keys and values lie.
-    fn places(&self, kv_type: KvType, block: u32) -> [Range<usize>; 2] {
-        [key_block(self.key_size), value_block(self.value_size)].map(|elements| {
-            let bytes = self.heads * elements * kv_type.bytes();
-            block as usize * bytes..(block as usize + 1) * bytes
-        })
-    }
-
-    // Each task owns a range of blocks and writes the tokens that lie in it.
-    fn write<E: KvElement>(
-        &mut self,
-        team: &Team<'_>,
-        groups: &[KvGroup],
-        batch: &Batch<'_>,
-        keys: &[f32],
-        values: &[f32],
-    ) {
-        let (key_size, value_size, heads) = (self.key_size, self.value_size, self.heads);
-        let places = Places { batch, group: self.group, groups };
-        let stride = value_size.next_multiple_of(LANES);
-        scatter::<E>(
-            team,
-            &mut self.keys,
-            heads * key_block(key_size),
-            &places,
-            |token, slot, block: &mut [E]| {
-                let row = &keys[token * heads * key_size..][..heads * key_size];
-                for (key, block) in
-                    row.chunks_exact(key_size).zip(block.chunks_exact_mut(key_block(key_size)))
-                {
-                    for (x, lane) in key.iter().zip(block.chunks_exact_mut(KV_BLOCK)) {
-                        lane[slot] = E::from_f32(*x);
-                    }
-                }
-            },
-        );
-        scatter::<E>(
-            team,
-            &mut self.values,
-            heads * value_block(value_size),
-            &places,
-            |token, slot, block: &mut [E]| {
-                let row = &values[token * heads * value_size..][..heads * value_size];
-                let block = block.chunks_exact_mut(value_block(value_size));
-                for (value, block) in row.chunks_exact(value_size).zip(block) {
-                    for (x, out) in value.iter().zip(&mut block[slot * stride..]) {
-                        *out = E::from_f32(*x);
-                    }
-                }
-            },
-        );
+    fn table<'a>(&self, groups: usize, token: usize, batch: &Batch<'a>) -> &'a [u32] {
+        batch.tables[batch.sequences[token] as usize * groups + self.group]
     }
 }
 
-// Where the tokens of a batch lie in a group.
-struct Places<'a> {
-    batch: &'a Batch<'a>,
-    group: usize,
-    groups: &'a [KvGroup],
+fn position(batch: &Batch<'_>, token: usize) -> usize {
+    batch.positions[token] as usize
 }
 
-impl Places<'_> {
-    // The token's block and its slot there.
-    fn of(&self, token: usize) -> (usize, usize) {
-        let position = self.batch.positions[token] as usize;
-        let table = self.batch.tables[self.batch.sequences[token] as usize * self.groups.len() + self.group];
-        (table[position / KV_BLOCK] as usize, position % KV_BLOCK)
-    }
-}
-
-// Hands each token of the batch its block, as `write(token, slot in the block, block)`.
-fn scatter<E: KvElement>(
-    team: &Team<'_>,
-    arena: &mut Arena,
-    size: usize,
-    places: &Places<'_>,
-    write: impl Fn(usize, usize, &mut [E]) + Sync,
-) {
-    let blocks = places.groups[places.group].blocks;
-    let storage: &mut [E] = bytemuck::cast_slice_mut(&mut arena[..blocks * size * size_of::<E>()]);
-    // A few tokens are not worth waking anybody for.
-    const FEW: usize = 8;
-    let tokens = places.batch.tokens.len();
-    if tokens <= FEW {
-        for token in 0..tokens {
-            let (block, slot) = places.of(token);
-            write(token, slot, &mut storage[block * size..][..size]);
-        }
-        return;
-    }
-    team.rows(storage, size, |first, rows| {
-        let here = first..first + rows.len() / size;
-        for token in 0..tokens {
-            let (block, slot) = places.of(token);
-            if here.contains(&block) {
-                write(token, slot, &mut rows[(block - first) * size..][..size]);
-            }
-        }
-    });
-}
-
-impl<'a, E> LayerView<'a, E> {
-    /// The blocks of one head that a sequence's tables name.
-    pub(crate) fn head(&self, head: usize, sequence: u32, batch: &Batch<'a>) -> KvView<'a, E> {
+impl<'a> LayerView<'a> {
+    /// The blocks of one head that the tables of a token's sequence name.
+    pub(crate) fn head(&self, head: usize, token: usize, batch: &Batch<'a>) -> KvView<'a> {
+        let LayerKv { offset, head_bytes, key_size, value_size, score_cap, .. } = *self.layer;
         KvView {
-            keys: self.keys,
-            values: self.values,
-            table: batch.tables[sequence as usize * self.groups + self.group],
-            heads: self.heads,
-            head,
-            key_size: self.key_size,
-            value_size: self.value_size,
-            score_cap: self.score_cap,
+            blocks: self.blocks,
+            stride: self.stride,
+            offset: offset + head * head_bytes,
+            table: self.layer.table(self.groups, token, batch),
+            key_size,
+            value_size,
+            score_cap,
         }
     }
-}
-
-fn elements<E: KvElement>(arena: &Arena) -> &[E] {
-    bytemuck::cast_slice(&arena[..arena.len() / size_of::<E>() * size_of::<E>()])
 }

@@ -7,10 +7,10 @@ use rz_kernels::{
 use rz_quant::{Input, Matrix, matmul};
 
 use crate::attend::attend_layer;
-use crate::kv::KvStorage;
+use crate::kv::{KvStorage, with_format};
 use crate::spec::{AttentionSpec, FeedForwardSpec, LayerSpec, Norm, NormKind, Pairs, Residual, Rope};
 use crate::weights::{LayerWeights, Linear, NormWeights, Weights};
-use crate::{Batch, KvType, ModelSpec, Output, Want};
+use crate::{Batch, ModelSpec, Output, Want};
 
 /// The buffers of a pass, made once for the longest batch.
 pub(crate) struct Scratch {
@@ -20,16 +20,18 @@ pub(crate) struct Scratch {
     keys: Vec<f32>,
     values: Vec<f32>,
     pub(crate) gathered: Vec<f32>,
+    /// What spans of a few tokens gave, before they are merged.
+    pub(crate) parts: Vec<f32>,
     projected: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
     quantized: Activations,
     /// Cosines and sines of each rope, tokens x pairs.
-    angles: Vec<(Vec<f32>, Vec<f32>)>,
+    angles: Vec<Angles>,
 }
 
 impl Scratch {
-    pub(crate) fn new(spec: &ModelSpec, tokens: usize, activations: ActivationType) -> Scratch {
+    pub(crate) fn new(spec: &ModelSpec, tokens: usize, parts: usize, activations: ActivationType) -> Scratch {
         let most = |size: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(size).max().unwrap_or(0);
         let buffer = |size: usize| vec![0.0; tokens * size];
         let hidden = most(&|layer| layer.feed_forward.size);
@@ -41,6 +43,7 @@ impl Scratch {
             keys: buffer(most(&|layer| layer.attention.kv_heads * layer.attention.key_size)),
             values: buffer(most(&|layer| layer.attention.kv_heads * layer.attention.value_size)),
             gathered: buffer(most(&|layer| layer.attention.heads * layer.attention.value_size)),
+            parts: vec![0.0; parts],
             projected: buffer(spec.width),
             gate: buffer(gated),
             up: buffer(hidden),
@@ -54,6 +57,9 @@ impl Scratch {
         }
     }
 }
+
+/// Cosines and sines.
+type Angles = (Vec<f32>, Vec<f32>);
 
 /// One pass over one batch.
 pub(crate) struct Pass<'a, 't> {
@@ -195,12 +201,24 @@ impl<'a, 't> Pass<'a, 't> {
             [&weights.query, &weights.key, &weights.value],
             [&mut q[..queries], &mut k[..keys], &mut v[..values]],
         );
-        self.place_heads(spec, norm, weights);
-        kv.write(self.team, index, self.batch, &self.scratch.keys[..keys], &self.scratch.values[..values]);
-        match kv.kv_type() {
-            KvType::F16 => attend_layer(self, spec, &kv.layer::<half::f16>(index, spec)),
-            KvType::F32 => attend_layer(self, spec, &kv.layer::<f32>(index, spec)),
-        }
+        let Scratch { queries: q, keys: k, values: v, angles, .. } = &mut *self.scratch;
+        let rope = spec.rope.map(|rope| (&self.spec.ropes[rope], &angles[rope]));
+        let runtime = self.runtime;
+        let row = spec.heads * spec.key_size;
+        self.team.rows(&mut q[..queries], row, |first, rows| {
+            for (i, row) in rows.chunks_exact_mut(row).enumerate() {
+                for head in row.chunks_exact_mut(spec.key_size) {
+                    place_head(runtime, norm, weights.query_norm.as_ref(), rope, first + i, head);
+                    if spec.scale != 1.0 {
+                        head.iter_mut().for_each(|x| *x *= spec.scale);
+                    }
+                }
+            }
+        });
+        kv.write(runtime, self.team, index, self.batch, [&k[..keys], &v[..values]], |token, key| {
+            place_head(runtime, norm, weights.key_norm.as_ref(), rope, token, key);
+        });
+        with_format!(kv.kv_type(), F => attend_layer::<F>(self, spec, &kv.layer(index)));
         let Scratch { gathered, projected, quantized, .. } = &mut *self.scratch;
         linears(
             self.runtime,
@@ -210,45 +228,6 @@ impl<'a, 't> Pass<'a, 't> {
             [&weights.attention_output],
             [&mut projected[..tokens * width]],
         );
-    }
-
-    // Normalises heads and turns them to their positions; scales the queries.
-    fn place_heads(&mut self, spec: &AttentionSpec, norm: Norm, weights: &LayerWeights<Matrix>) {
-        let (tokens, runtime) = (self.tokens(), self.runtime);
-        let Scratch { queries, keys, angles, .. } = &mut *self.scratch;
-        let rope = spec.rope.map(|rope| (&self.spec.ropes[rope], &angles[rope]));
-        let sides = [
-            (queries, spec.heads, weights.query_norm.as_ref(), spec.scale),
-            (keys, spec.kv_heads, weights.key_norm.as_ref(), 1.0),
-        ];
-        for (rows, heads, head_norm, scale) in sides {
-            let row = heads * spec.key_size;
-            self.team.rows(&mut rows[..tokens * row], row, |first, rows| {
-                for (i, row) in rows.chunks_exact_mut(row).enumerate() {
-                    for head in row.chunks_exact_mut(spec.key_size) {
-                        if let Some(weights) = head_norm {
-                            let mut x = [0.0; MAX_HEAD];
-                            let x = &mut x[..head.len()];
-                            x.copy_from_slice(head);
-                            apply_norm(runtime, norm, weights, x, head);
-                        }
-                        if let Some((rope, (cosines, sines))) = rope {
-                            let pairs = rope.frequencies.len();
-                            let at = (first + i) * pairs..(first + i + 1) * pairs;
-                            match rope.pairs {
-                                Pairs::Neighbours => {
-                                    rotate_neighbours(head, &cosines[at.clone()], &sines[at])
-                                }
-                                Pairs::Halves => rotate_halves(head, &cosines[at.clone()], &sines[at]),
-                            }
-                        }
-                        if scale != 1.0 {
-                            head.iter_mut().for_each(|x| *x *= scale);
-                        }
-                    }
-                }
-            });
-        }
     }
 
     fn feed_forward(&mut self, spec: FeedForwardSpec, weights: &LayerWeights<Matrix>) {
@@ -306,6 +285,30 @@ impl<'a, 't> Pass<'a, 't> {
         if let Some(cap) = self.spec.logit_cap {
             self.team.rows(&mut out.logits, matrix.rows(), |_, rows| soft_cap(runtime.kernels, rows, cap));
         }
+    }
+}
+
+/// Normalises a head of a token and turns it to its position, where the family does that.
+fn place_head(
+    runtime: &Runtime,
+    norm: Norm,
+    head_norm: Option<&NormWeights>,
+    rope: Option<(&Rope, &Angles)>,
+    token: usize,
+    head: &mut [f32],
+) {
+    if let Some(weights) = head_norm {
+        let mut x = [0.0; MAX_HEAD];
+        let x = &mut x[..head.len()];
+        x.copy_from_slice(head);
+        apply_norm(runtime, norm, weights, x, head);
+    }
+    let Some((rope, (cosines, sines))) = rope else { return };
+    let pairs = rope.frequencies.len();
+    let at = token * pairs..(token + 1) * pairs;
+    match rope.pairs {
+        Pairs::Neighbours => rotate_neighbours(head, &cosines[at.clone()], &sines[at]),
+        Pairs::Halves => rotate_halves(head, &cosines[at.clone()], &sines[at]),
     }
 }
 

@@ -9,7 +9,7 @@ use rz_model::{
     Want,
 };
 use rz_testkit::committed;
-use rz_testkit::gguf::TinyLlama;
+use rz_testkit::gguf::{Random, TinyLlama};
 
 fn tokens(len: u32, salt: u32) -> Vec<u32> {
     (0..len).map(|i| (i * 37 + salt) % 128).collect()
@@ -168,6 +168,35 @@ fn how_many_blocks_there_are() {
     assert_eq!((of(&between, false).blocks, of(&between, true).blocks), (80, 7));
     let why = groups(1000, 16, KvRoom::Bytes(bytes(&one) - 1)).unwrap_err().to_string();
     assert!(why.contains("1000 tokens takes") && why.contains(&bytes(&one).to_string()), "{why}");
+}
+
+/// Bytes and scales are those of tensors of that type.
+#[test]
+fn bytes_are_rounded_as_in_tensors() {
+    use rz_kernels::{Arena, KvFormat, Q8_0, write_head};
+    let (keys, all) = (Q8_0::key_bytes(64), Q8_0::key_bytes(64) + Q8_0::value_bytes(64));
+    let group = keys / 2;
+    for runtime in common::every_runtime(1) {
+        let mut random = Random::new(17);
+        let mut part = Arena::new(all).unwrap();
+        for slot in 0..KV_BLOCK {
+            let size = 10f32.powi(slot as i32 % 7 - 4);
+            let mut numbers = || -> Vec<f32> { (0..64).map(|_| size * random.normal()).collect() };
+            let (key, mut value) = (numbers(), numbers());
+            value[32..].fill(if slot == 3 { 0.0 } else { size });
+            write_head::<Q8_0>(runtime.kernels, &mut part[..all], slot, &key, &value);
+            for (x, start, across, along) in [(&key, 0, KV_BLOCK, 1), (&value, keys, 1, 32)] {
+                let mut expected = Vec::new();
+                rz_quant::DType::Q8_0.encode(x, &mut expected);
+                for (g, expected) in expected.chunks_exact(34).enumerate() {
+                    let got = &part[start + g * group..][..group];
+                    let numbers: Vec<u8> = (0..32).map(|d| got[d * across + slot * along]).collect();
+                    assert_eq!(numbers, expected[2..], "slot {slot}");
+                    assert_eq!(got[1024 + 2 * slot..][..2], expected[..2], "slot {slot}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -171,13 +171,21 @@ fn check(
     }
 }
 
+/// Those that a model can be loaded with: not every type takes every size of heads.
+fn options(gguf: &Gguf) -> impl Iterator<Item = LoadOptions> {
+    let spec = describe(gguf).expect("a supported model").spec;
+    let sizes = spec.layers.iter().flat_map(|layer| [layer.attention.key_size, layer.attention.value_size]);
+    let whole = sizes.into_iter().all(|size| size.is_multiple_of(32));
+    OPTIONS.into_iter().filter(move |options| whole || options.kv_type != KvType::Q8_0)
+}
+
 /// On each instruction set of this machine, with 1, 2 and 3 threads.
 fn check_tiny(tiny: &TinyLlama, lengths: &[usize]) {
     let gguf = tiny_file(tiny);
     let by_threads: Vec<Vec<Runtime>> = (1..=3).map(|threads| every_runtime(threads).collect()).collect();
     for isa in 0..by_threads[0].len() {
         let runtimes: Vec<Runtime> = by_threads.iter().map(|runtimes| runtimes[isa].clone()).collect();
-        for options in OPTIONS {
+        for options in options(&gguf) {
             let longest = lengths.iter().max().copied().unwrap_or(1);
             check(&gguf, &runtimes, lengths, longest, options, &format!("{}, {options:?}", tiny.dtype));
         }
@@ -186,8 +194,8 @@ fn check_tiny(tiny: &TinyLlama, lengths: &[usize]) {
 
 const LENGTHS: [usize; 4] = [70, 33, 1, 32];
 
-/// The cache and activations in both types, and everything in single precision. Sizes are each test's own.
-const OPTIONS: [LoadOptions; 4] = {
+/// The cache and activations in every type, and everything in single precision. Sizes are each test's own.
+const OPTIONS: [LoadOptions; 5] = {
     let default = LoadOptions {
         context: 0,
         kv_room: KvRoom::Sequences(0),
@@ -201,6 +209,7 @@ const OPTIONS: [LoadOptions; 4] = {
         LoadOptions { activations: Some(ActivationType::I8), ..default },
         LoadOptions { kv_type: KvType::F32, ..default },
         LoadOptions { exact: true, ..default },
+        LoadOptions { kv_type: KvType::Q8_0, ..default },
     ]
 };
 
@@ -249,7 +258,8 @@ fn one_kv_head_in_q4_0() {
 /// Beyond the spans in which attention gathers scores.
 #[test]
 fn long_sequences() {
-    let tiny = TinyLlama { dim: 32, heads: 2, kv_heads: 1, layers: 1, feed_forward: 32, ..small() };
+    let tiny =
+        TinyLlama { dim: 32, heads: 3, kv_heads: 1, head_size: 32, layers: 1, feed_forward: 32, ..small() };
     check_tiny(&tiny, &[1030, 513]);
 }
 
@@ -265,7 +275,7 @@ fn every_family() {
         let gguf = Gguf::open(&path).expect("a readable file");
         let spec = describe(&gguf).expect("a supported model").spec;
         let length = if spec.learned_positions { spec.context.min(230) } else { 230 };
-        for options in OPTIONS {
+        for options in options(&gguf) {
             let what = format!("{}, {options:?}", path.display());
             // Batches far shorter than the sequences: a layer with a window uses its blocks
             // several times.

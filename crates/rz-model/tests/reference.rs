@@ -4,6 +4,7 @@ mod common;
 
 use common::{every_runtime, logits, tiny_parts};
 use rz_formats::{Gguf, Metadata};
+use rz_model::arch::describe;
 use rz_model::{CpuModel, Forward, KvType, LoadOptions};
 use rz_quant::DType;
 use rz_testkit::gguf::{Random, TinyLlama, TinyTensor, gguf_bytes};
@@ -14,6 +15,8 @@ use rz_testkit::{committed, nmse};
 const EXACT: f64 = 1e-9;
 /// Keys and values in half precision, activations in 16 bits.
 const DEFAULT: f64 = 1e-5;
+/// Keys and values in bytes.
+const BYTES: f64 = 2e-4;
 
 /// Runs the file on every instruction set, exactly and not, and compares.
 fn check(what: &str, metadata: Metadata, tensors: &[TinyTensor]) {
@@ -23,10 +26,18 @@ fn check(what: &str, metadata: Metadata, tensors: &[TinyTensor]) {
     let vocabulary = reference.embedding.rows() as u64;
     let tokens: Vec<u32> = (0..45).map(|_| random.below(vocabulary) as u32).collect();
     let expected = reference.logits(&tokens);
+    let layers = describe(&gguf).expect("a supported model").spec.layers;
+    let whole_groups = layers.iter().all(|layer| layer.attention.key_size.is_multiple_of(32));
     for runtime in every_runtime(2) {
-        for (exact, kv_type, limit) in
-            [(true, KvType::F16, EXACT), (false, KvType::F32, DEFAULT), (false, KvType::F16, DEFAULT)]
-        {
+        for (exact, kv_type, limit) in [
+            (true, KvType::F16, EXACT),
+            (false, KvType::F32, DEFAULT),
+            (false, KvType::F16, DEFAULT),
+            (false, KvType::Q8_0, BYTES),
+        ] {
+            if kv_type == KvType::Q8_0 && !whole_groups {
+                continue;
+            }
             let options =
                 LoadOptions { context: 64, max_batch: 64, kv_type, exact, ..LoadOptions::default() };
             let mut model =

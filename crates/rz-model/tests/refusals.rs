@@ -89,6 +89,21 @@ fn a_cache_that_no_memory_can_hold() {
     }
 }
 
+#[test]
+fn heads_that_a_type_does_not_take() {
+    let options = LoadOptions { kv_type: rz_model::KvType::Q8_0, ..OPTIONS };
+    let tiny = TinyLlama { head_size: 80, ..bad::good() };
+    let text = load(&tiny_file(&tiny), options).err().expect("it is refused").to_string();
+    for part in ["q8_0", "layer 0", "80 components", "multiple of 32", "f16"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(load(&tiny_file(&TinyLlama { head_size: 64, ..tiny }), options).is_ok());
+    assert!(
+        load(&tiny_file(&TinyLlama { head_size: 80, ..tiny }), LoadOptions { exact: true, ..options })
+            .is_ok()
+    );
+}
+
 const TOKENS: u32 = 40;
 
 /// Runs the batch, which must be refused for a reason that contains all of `parts`.

@@ -238,6 +238,7 @@ impl<P: Products> Isa for Avx2<P> {
             let shifted = _mm256_srl_epi32(v, _mm_cvtsi32_si128(from as i32));
             _mm256_and_si256(shifted, _mm256_set1_epi32((1 << count) - 1))
         });
+        fn prefetch(line: &[u8; 64]) = _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
         fn load_bytes(x: &[u8; 64]) -> [__m256i; 2] = [
             _mm256_loadu_si256(x.as_ptr().cast()),
             _mm256_loadu_si256(x.as_ptr().add(32).cast()),

@@ -82,6 +82,7 @@ impl Isa for Avx512Vnni {
             _mm512_srl_epi32(v, _mm_cvtsi32_si128(from as i32)),
             _mm512_set1_epi32((1 << count) - 1),
         );
+        fn prefetch(line: &[u8; 64]) = _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
         fn load_bytes(x: &[u8; 64]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
         fn take_bits(v: __m512i, from: u32, to: u32, mask: u8) -> __m512i = {
             let shifted = if from > to {

@@ -94,6 +94,11 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// Bits `from..from + count` of each lane, for lanes that are not negative.
     fn bits(self, v: Self::I32, from: u32, count: u32) -> Self::I32;
 
+    /// Asks for bytes that will be read soon. Only a hint.
+    fn prefetch(self, line: &[u8; 64]) {
+        let _ = line;
+    }
+
     /// Bytes from memory.
     fn load_bytes(self, x: &[u8; 64]) -> Self::Bytes;
     /// The bits of `mask` in every byte, after the byte was shifted so that its bit `from`

@@ -233,8 +233,10 @@ impl<F: KvFormat, const W: usize, const R: usize> SimdOp for Attend<'_, F, W, R>
         let Attend { kv, queries, span, out, .. } = self;
         let width = kv.value_size.next_multiple_of(LANES);
         let mut q = [[0.0; R]; W];
-        for (d, q) in q[..kv.key_size].iter_mut().enumerate() {
-            *q = std::array::from_fn(|r| queries[r].q[d]);
+        for (r, query) in queries.iter().enumerate() {
+            for (q, component) in q.iter_mut().zip(query.q) {
+                q[r] = *component;
+            }
         }
         let start = queries.iter().map(|query| query.first).min().unwrap_or(0);
         let end = queries.iter().map(|query| query.end).max().unwrap_or(0);

@@ -4,11 +4,13 @@ use crate::ops::exp;
 use crate::{Isa, LANES};
 
 /// The largest score so far, the sum of `exp(score - largest)`, and the values weighted by it.
+// Values first and aligned: no vector of them crosses a line of the cache.
 #[derive(Clone, Copy)]
+#[repr(C, align(64))]
 pub(super) struct Softmax<const W: usize> {
+    pub(super) mean: [f32; W],
     pub(super) peak: f32,
     pub(super) total: f32,
-    pub(super) mean: [f32; W],
 }
 
 impl<const W: usize> Softmax<W> {

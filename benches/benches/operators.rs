@@ -166,13 +166,13 @@ fn kinds(matrix: &Matrix) -> &'static [(&'static str, ActivationType)] {
 fn others(report: &mut Report<'_>, runtime: &Runtime) {
     const POSITIONS: usize = 4096;
     const SIZE: usize = 64;
-    let cache = Cache::<f16>::new(POSITIONS, 1, SIZE);
+    let cache = Cache::<f16>::new(1, POSITIONS, 1, SIZE);
     let queries: Vec<Query<'_>> = (0..QUERIES).map(|i| cache.query(i, POSITIONS)).collect();
     let mut out = vec![0.0; QUERIES * SIZE];
     let amount =
         Amount { tokens: 1, place: "cache", bytes: cache.bytes(), macs: 2 * QUERIES * POSITIONS * SIZE };
     report.add("attention f16, 64", amount, || {
-        attend(runtime.kernels, cache.view(0), black_box(&queries), &mut out);
+        attend::<f16>(runtime.kernels, cache.view(0, 0), black_box(&queries), &mut out);
     });
 
     const WIDTH: usize = 4096;
@@ -243,10 +243,10 @@ fn kernels() -> Vec<(String, VectorKernel)> {
         }
     }
     for count in [1, QUERIES] {
-        let cache = Cache::<f16>::new(512, 1, 64);
+        let cache = Cache::<f16>::new(1, 512, 1, 64);
         let work = move |kernels| {
             let queries: Vec<Query<'_>> = (0..count).map(|i| cache.query(i, 512)).collect();
-            attend(kernels, cache.view(0), black_box(&queries), &mut vec![0.0; count * 64]);
+            attend::<f16>(kernels, cache.view(0, 0), black_box(&queries), &mut vec![0.0; count * 64]);
         };
         all.push((format!("attention of {count} queries"), Box::new(work)));
     }

@@ -127,7 +127,7 @@ impl Race<'_> {
 
     fn bench(&self, file: &Path, case: Case, settings: &[&str]) -> Result<[Samples; 2]> {
         let mut command = Command::new(&self.peer.path);
-        command.arg("-m").arg(file).args(settings).args(["-o", "json", "-r", "2"]);
+        command.arg("-m").arg(file).args(settings).args(["-o", "json", "-r", "1"]);
         command.args(["-t", &self.threads.to_string()]);
         command.args(["-p", &case.prompt.to_string(), "-n", &case.generate.to_string()]);
         if case.depth > 0 {

@@ -296,11 +296,12 @@ fn runs_of_dot_products_are_exact_for_the_largest_weights() {
 }
 
 #[test]
-fn whole_numbers_are_subtracted_and_shifted() {
+fn whole_numbers_are_added_subtracted_and_shifted() {
     on_every_isa!(|isa: I| {
         let x: [f32; LANES] = std::array::from_fn(|i| (i as f32 - 7.0) * 1001.0);
         let (a, b) = (isa.round(isa.load(&x)), isa.splat_i32(-300));
         let whole = x.map(|x| x as i32);
+        assert_eq!(whole_lanes(isa, isa.add_i32(a, b)), whole.map(|x| x - 300));
         assert_eq!(whole_lanes(isa, isa.sub_i32(a, b)), whole.map(|x| x + 300));
         for count in [0, 1, 7, 10] {
             assert_eq!(whole_lanes(isa, isa.shift_left(a, count)), whole.map(|x| x << count));

@@ -1,5 +1,7 @@
 //! Activations as whole numbers, quantized once and shared by every product that reads them.
 
+use std::ops::Range;
+
 use crate::{Isa, Kernels, LANES, PANEL_COLUMNS, SimdOp, Team};
 
 /// The whole numbers that activations are quantized to.
@@ -136,13 +138,21 @@ impl Activations {
         team.row_pairs(values, scales, (tile * blocks * bytes, tile * blocks), tiles, work);
     }
 
-    /// The tiles, each with its first token.
+    /// Whether the tokens are whole tiles.
+    pub(crate) fn are_tiles(&self, tokens: &Range<usize>) -> bool {
+        let last = tokens.end == self.tokens;
+        let ends = last || tokens.end < self.tokens && tokens.end.is_multiple_of(self.tile);
+        tokens.start.is_multiple_of(self.tile) && ends
+    }
+
+    /// The tiles of some tokens, each with its first token, counted from the first of them.
+    /// They must be [whole tiles](Self::are_tiles).
     #[inline(always)]
-    pub(crate) fn tiles(&self) -> impl Iterator<Item = (usize, Tile<'_>)> {
+    pub(crate) fn tiles(&self, tokens: Range<usize>) -> impl Iterator<Item = (usize, Tile<'_>)> {
         let (size, bytes) = (self.tile * self.blocks, self.bytes());
-        let total = self.tokens * self.blocks;
-        let values = self.values[..total * bytes].chunks(size * bytes);
-        let tiles = values.zip(self.scales[..total].chunks(size)).enumerate();
+        let here = tokens.start * self.blocks..tokens.end * self.blocks;
+        let values = self.values[here.start * bytes..here.end * bytes].chunks(size * bytes);
+        let tiles = values.zip(self.scales[here].chunks(size)).enumerate();
         tiles.map(|(i, (values, scales))| {
             let tokens = scales.len() / self.blocks;
             (i * self.tile, Tile { tokens, values, scales })
@@ -271,7 +281,7 @@ mod tests {
                 Pool::new(2).unwrap().step(|team| q.quantize(kernels, team, &x, columns));
                 assert_eq!((q.tokens(), q.columns(), q.kind()), (tokens, columns, kind));
                 let mut seen = 0;
-                for (first, tile) in q.tiles() {
+                for (first, tile) in q.tiles(0..tokens) {
                     assert_eq!(first, seen);
                     seen += tile.tokens;
                     for (at, scale) in tile.scales.iter().enumerate() {

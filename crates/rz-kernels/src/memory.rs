@@ -83,18 +83,31 @@ impl std::fmt::Debug for Arena {
 /// Bytes of the processor's last level of cache, or 32 MiB where the system does not tell.
 pub fn last_level_cache() -> usize {
     const USUAL: usize = 32 << 20;
-    let size = |index: usize| {
-        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
-        let text = std::fs::read_to_string(path).ok()?;
-        let (number, unit) = text.trim().split_at_checked(text.trim().len().checked_sub(1)?)?;
+    caches().map(|(_, size)| size).max().unwrap_or(USUAL)
+}
+
+/// Bytes of a core's second level of cache, or 512 KiB where the system does not tell.
+pub(crate) fn second_level_cache() -> usize {
+    const USUAL: usize = 512 << 10;
+    caches().find(|(level, _)| level == "2").map_or(USUAL, |(_, size)| size)
+}
+
+// Level and size of the caches of the first processor.
+fn caches() -> impl Iterator<Item = (String, usize)> {
+    (0..8).filter_map(|index: usize| {
+        let read = |name: &str| {
+            let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/{name}");
+            Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
+        };
+        let text = read("size")?;
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
         let unit: usize = match unit {
             "K" => 1 << 10,
             "M" => 1 << 20,
             _ => return None,
         };
-        number.parse::<usize>().ok()?.checked_mul(unit)
-    };
-    (0..8).filter_map(size).max().unwrap_or(USUAL)
+        Some((read("level")?, number.parse::<usize>().ok()?.checked_mul(unit)?))
+    })
 }
 
 /// Reads every whole 64-byte line of `bytes` once and returns a checksum: the

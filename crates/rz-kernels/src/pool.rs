@@ -23,6 +23,8 @@ use std::sync::Arc;
 use regions::Regions;
 use sync::{Mutex, lock};
 
+use crate::memory::second_level_cache;
+
 /// A fixed number of threads: the caller's own and workers.
 pub struct Pool {
     threads: usize,
@@ -32,6 +34,7 @@ pub struct Pool {
     workers: Option<rayon::ThreadPool>,
     // One step at a time: a second caller waits.
     step: Mutex<()>,
+    cache: usize,
 }
 
 /// The threads of one step. Regions run one after the other.
@@ -40,6 +43,7 @@ pub struct Pool {
 pub struct Team<'p> {
     regions: &'p Regions,
     threads: usize,
+    cache: usize,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -77,7 +81,7 @@ impl Pool {
             let regions = regions.clone();
             workers.spawn_broadcast(move |context| regions.work(context.index() + 1));
         }
-        Ok(Pool { threads, batch_threads, regions, workers, step: Mutex::new(()) })
+        Ok(Pool { threads, batch_threads, regions, workers, step: Mutex::new(()), cache: second_level_cache() })
     }
 
     /// The number of threads, the caller's included.
@@ -108,7 +112,7 @@ impl Pool {
         if self.workers.is_some() {
             self.regions.call(threads);
         }
-        f(&Team { regions: &self.regions, threads, not_sync: PhantomData })
+        f(&Team { regions: &self.regions, threads, cache: self.cache, not_sync: PhantomData })
     }
 }
 
@@ -122,6 +126,11 @@ impl Team<'_> {
     /// The number of threads that share a region.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Bytes of cache that each thread has for itself.
+    pub fn cache(&self) -> usize {
+        self.cache
     }
 
     /// Runs `task(i)` for every `i` below `tasks`, each once, on all threads.

@@ -5,19 +5,24 @@ use std::ops::Range;
 
 use crate::Team;
 
-/// Some columns of a row-major matrix: one thread's share of a product's output.
+/// Some columns of some rows of a row-major matrix: one thread's share of a product's output.
 pub struct Columns<'a> {
     base: *mut f32,
     stride: usize,
-    rows: usize,
+    rows: Range<usize>,
     columns: Range<usize>,
     borrow: PhantomData<&'a mut [f32]>,
 }
 
 impl Columns<'_> {
-    /// Rows of the matrix.
+    /// How many rows this share covers.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.rows.len()
+    }
+
+    /// The first of the rows that this share covers.
+    pub fn first_row(&self) -> usize {
+        self.rows.start
     }
 
     /// The columns that this share covers.
@@ -25,17 +30,17 @@ impl Columns<'_> {
         self.columns.clone()
     }
 
-    /// Row `row` of the share.
+    /// Row `row` of the share, counted from its first.
     ///
     /// # Panics
     /// When there is no such row.
     pub fn row(&mut self, row: usize) -> &mut [f32] {
-        assert!(row < self.rows, "row {row} of {}", self.rows);
-        // SAFETY: the parts of one matrix cover disjoint columns, each within the
-        // stride (`Team::columns` makes them so), and the rows were checked.
+        assert!(row < self.rows.len(), "row {row} of {}", self.rows.len());
+        // SAFETY: the parts of one matrix cover disjoint columns of disjoint rows, the columns
+        // each within the stride (`Team::blocks` makes them so), and the row was checked.
         #[allow(unsafe_code)]
         unsafe {
-            let start = self.base.add(row * self.stride + self.columns.start);
+            let start = self.base.add((self.rows.start + row) * self.stride + self.columns.start);
             std::slice::from_raw_parts_mut(start, self.columns.len())
         }
     }
@@ -61,43 +66,68 @@ impl Team<'_> {
     /// `task(which, columns)` fills the given columns of matrix `which`.
     ///
     /// # Panics
-    /// When a matrix is not whole rows, a grain is 0, or a task panics.
+    /// As [`blocks`](Self::blocks).
     pub fn columns<const N: usize>(
         &self,
         matrices: [Split<'_>; N],
         task: impl Fn(usize, Columns<'_>) + Sync,
     ) {
+        self.blocks(usize::MAX, matrices, task);
+    }
+
+    /// As [`columns`](Self::columns), one block of `rows` rows after the other: a task fills
+    /// columns of one block. Neighbouring blocks are work for the same thread.
+    ///
+    /// # Panics
+    /// When a matrix is not whole rows or they have not equally many, `rows` or a grain is 0,
+    /// or a task panics.
+    pub fn blocks<const N: usize>(
+        &self,
+        rows: usize,
+        matrices: [Split<'_>; N],
+        task: impl Fn(usize, Columns<'_>) + Sync,
+    ) {
         struct Part {
             base: Base,
-            rows: usize,
             columns: usize,
             grain: usize,
             units: Range<usize>,
         }
+        let count = |m: &Split<'_>| m.data.len() / m.columns;
+        let all_rows = matrices.first().map_or(0, count);
         let mut units = 0;
         let parts = matrices.map(|m| {
             assert!(m.columns > 0 && m.data.len().is_multiple_of(m.columns), "a matrix of whole rows");
+            assert_eq!(count(&m), all_rows, "matrices of equally many rows");
             let first = units;
             units += m.columns.div_ceil(m.grain);
             Part {
                 base: Base(m.data.as_mut_ptr()),
-                rows: m.data.len() / m.columns,
                 columns: m.columns,
                 grain: m.grain,
                 units: first..units,
             }
         });
-        self.units(units, self.least(units), &|units| {
-            for (which, part) in parts.iter().enumerate() {
-                let here = units.start.max(part.units.start)..units.end.min(part.units.end);
-                if here.is_empty() {
-                    continue;
+        // Numbered block by block.
+        let total = units * all_rows.div_ceil(rows);
+        self.units(total, self.least(total), &|mut dealt| {
+            while !dealt.is_empty() {
+                let block = dealt.start / units;
+                let first = block * units;
+                let here = dealt.start - first..(dealt.end - first).min(units);
+                dealt.start = first + here.end;
+                let rows = block * rows..(block * rows).saturating_add(rows).min(all_rows);
+                for (which, part) in parts.iter().enumerate() {
+                    let own = here.start.max(part.units.start)..here.end.min(part.units.end);
+                    if own.is_empty() {
+                        continue;
+                    }
+                    let column = |unit: usize| ((unit - part.units.start) * part.grain).min(part.columns);
+                    let columns = column(own.start)..column(own.end);
+                    let Base(base) = part.base;
+                    let (stride, rows) = (part.columns, rows.clone());
+                    task(which, Columns { base, stride, rows, columns, borrow: PhantomData });
                 }
-                let column = |unit: usize| ((unit - part.units.start) * part.grain).min(part.columns);
-                let columns = column(here.start)..column(here.end);
-                let Base(base) = part.base;
-                let stride = part.columns;
-                task(which, Columns { base, stride, rows: part.rows, columns, borrow: PhantomData });
             }
         });
     }
@@ -220,10 +250,14 @@ mod tests {
                     }
                 });
             });
-            for (which, (data, columns)) in [(&a, 100), (&b, 40)].into_iter().enumerate() {
-                for (i, &x) in data.iter().enumerate() {
-                    assert_eq!(x, (1000 * which + 100 * (i / columns) + i % columns) as f32 + 0.5);
-                }
+            check(&a, &b);
+        }
+    }
+
+    fn check(a: &[f32], b: &[f32]) {
+        for (which, (data, columns)) in [(a, 100), (b, 40)].into_iter().enumerate() {
+            for (i, &x) in data.iter().enumerate() {
+                assert_eq!(x, (1000 * which + 100 * (i / columns) + i % columns) as f32 + 0.5);
             }
         }
     }
@@ -252,6 +286,27 @@ mod tests {
     #[should_panic(expected = "row 40 of 40")]
     fn a_row_beyond_the_end_is_refused() {
         Pool::new(1).unwrap().step(|team| team.scatter(&mut [0u8; 80], 2, 1, |_| 40, |_, _| ()));
+    }
+
+    #[test]
+    fn blocks_are_filled_once_each() {
+        for (threads, rows) in [(1, 1), (3, 1), (3, 2), (2, 4), (3, 5), (2, 6), (3, usize::MAX)] {
+            let pool = Pool::new(threads).unwrap();
+            let (mut a, mut b) = (vec![0.0; 5 * 100], vec![0.0; 5 * 40]);
+            pool.step(|team| {
+                let split = |data, columns| Split { data, columns, grain: 16 };
+                team.blocks(rows, [split(&mut a, 100), split(&mut b, 40)], |which, mut part| {
+                    assert!(part.first_row().is_multiple_of(rows) && part.rows() <= rows);
+                    for row in 0..part.rows() {
+                        let (number, columns) = (part.first_row() + row, part.columns());
+                        for (out, column) in part.row(row).iter_mut().zip(columns) {
+                            *out += (1000 * which + 100 * number + column) as f32 + 0.5;
+                        }
+                    }
+                });
+            });
+            check(&a, &b);
+        }
     }
 
     #[test]

@@ -249,16 +249,33 @@ pub fn matmul<const N: usize>(
         index += 1;
         Split { data, columns: matrix.rows, grain: PANEL_ROWS }
     });
-    team.columns(splits, |which, mut out| {
+    let block = matrices[0].map_or(usize::MAX, |matrix| block_tokens(team, &matrices, input.values.len() / matrix.columns));
+    team.blocks(block, splits, |which, mut out| {
         let matrix = matrices[which].expect("one matrix for each output");
+        let values = &input.values[out.first_row() * matrix.columns..][..out.rows() * matrix.columns];
         match matrix.panels() {
-            Some(panels) if panels.kind().is_float() => {
-                float_panel_product(kernels, panels, input.values, &mut out);
-            }
+            Some(panels) if panels.kind().is_float() => float_panel_product(kernels, panels, values, &mut out),
             Some(panels) => panel_product(kernels, panels, input.quantized, &mut out),
-            None => block_product(kernels, matrix, input.values, &mut out),
+            None => block_product(kernels, matrix, values, &mut out),
         }
     });
+}
+
+// How many tokens of several meet all panels before the next do. Where each thread has enough
+// of them to make up for reading all weights, threads take tokens of their own, which lie in
+// their own caches before and after the product; and no more at a time than there is room for.
+fn block_tokens(team: &Team<'_>, matrices: &[Option<&Matrix>], tokens: usize) -> usize {
+    // Of panel products with every instruction set.
+    const TILE: usize = 8;
+    const ENOUGH: usize = 4 * TILE;
+    let own = tokens.div_ceil(team.threads());
+    let packed = matrices.iter().flatten().all(|matrix| matrix.panels().is_some());
+    if own < ENOUGH || !packed {
+        return usize::MAX;
+    }
+    let bytes = matrices.iter().flatten().map(|matrix| matrix.columns * if matrix.reads_quantized() { 3 } else { 4 });
+    let room = team.cache() / 2 / bytes.max().unwrap_or(1).max(1);
+    own.div_ceil(own.div_ceil(room.max(ENOUGH))).next_multiple_of(TILE)
 }
 
 // Rows are expanded four at a time and meet every token before the next four.

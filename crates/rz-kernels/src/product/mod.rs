@@ -10,21 +10,23 @@ mod quantized;
 
 use crate::{Activations, Columns, Isa, Kernels, PANEL_ROWS, PanelKind, PanelRef, SimdOp};
 
-/// Fills `out`, a share of the product of `weights` with every token of `x`: row
+/// Fills `out`, a share of the product of `weights` with the tokens of `x`: row
 /// `t`, column `r` becomes the dot product of row `r` of the matrix with token `t`.
 ///
 /// # Panics
 /// When the kind is one of the float kinds, the shapes do not fit, or the share does not
-/// start at a whole panel.
+/// start at a whole panel or its rows are not whole tiles: from a multiple of 8 to one, or
+/// to the last.
 pub fn panel_product(kernels: Kernels, weights: PanelRef<'_>, x: &Activations, out: &mut Columns<'_>) {
     assert_eq!(weights.columns(), x.columns(), "columns of the matrix and of the activations");
-    assert_eq!(out.rows(), x.tokens(), "tokens of the output and of the activations");
+    let tokens = out.first_row()..out.first_row() + out.rows();
+    assert!(x.are_tiles(&tokens), "tokens {tokens:?} of {}", x.tokens());
     check_share(weights, out);
     kernels.run(Quantized { weights, x, out });
 }
 
 /// As [`panel_product`] for the float kinds, with the activations as they are: `x` is
-/// tokens x columns.
+/// the tokens of the share x columns.
 ///
 /// # Panics
 /// As [`panel_product`].

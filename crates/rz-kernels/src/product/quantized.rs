@@ -18,7 +18,7 @@ pub(super) fn panels<I: Isa, H: Header, const BASE: usize, const EXTRA: usize>(
     for first in columns.clone().step_by(PANEL_ROWS) {
         let panel = weights.panel(first / PANEL_ROWS);
         let at = first - columns.start..(first - columns.start + PANEL_ROWS).min(columns.len());
-        for (token, tile) in x.tiles() {
+        for (token, tile) in x.tiles(out.first_row()..out.first_row() + out.rows()) {
             let place = (token, at.clone());
             match x.bytes() {
                 1 => by_tokens!(

@@ -1,7 +1,9 @@
 //! Activations as whole numbers, quantized once and shared by every product that reads them.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
+use crate::slices::{Cells, Tiled};
 use crate::{Isa, Kernels, LANES, PANEL_COLUMNS, SimdOp, Team};
 
 /// The whole numbers that activations are quantized to.
@@ -94,6 +96,12 @@ impl Activations {
         self.kind
     }
 
+    /// Columns that have a scale in common: those from a multiple of this number to the next, or
+    /// to the last.
+    pub fn span(&self) -> usize {
+        span(self.kind.bytes()) * PANEL_COLUMNS
+    }
+
     /// Tokens of the last [`quantize`](Self::quantize).
     pub fn tokens(&self) -> usize {
         self.tokens
@@ -110,32 +118,95 @@ impl Activations {
     /// # Panics
     /// When `columns` is not a multiple of 32 or `x` is not whole rows.
     pub fn quantize(&mut self, kernels: Kernels, team: &Team<'_>, x: &[f32], columns: usize) {
-        assert!(columns > 0 && columns.is_multiple_of(PANEL_COLUMNS), "{columns} columns in blocks of 32");
-        assert!(x.len().is_multiple_of(columns), "whole rows of {columns}");
-        self.blocks = columns / PANEL_COLUMNS;
-        self.tokens = x.len() / columns;
-        self.tile = kernels.tile();
-        let (kind, bytes) = (self.kind, self.kind.bytes());
+        assert!(columns > 0 && x.len().is_multiple_of(columns), "whole rows of {columns}");
+        let tile = kernels.tile();
+        self.write(kernels, team, [x.len() / columns, columns], [tile, columns], &mut [], |mut share| {
+            for token in share.tokens() {
+                share.put(token, 0, &x[token * columns..][..columns]);
+            }
+        });
+    }
+
+    /// As [`quantize`](Self::quantize), of rows that `write` makes of those of `x`, each when it
+    /// is about to be quantized: `write(token, row, out)` fills `out` and may change the row.
+    ///
+    /// # Panics
+    /// As [`quantize`](Self::quantize).
+    pub fn fill(
+        &mut self,
+        kernels: Kernels,
+        team: &Team<'_>,
+        x: &mut [f32],
+        columns: usize,
+        write: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    ) {
+        thread_local! {
+            static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
+        assert!(columns > 0 && x.len().is_multiple_of(columns), "whole rows of {columns}");
+        let tile = kernels.tile();
+        self.write(kernels, team, [x.len() / columns, columns], [tile, columns], x, |mut share| {
+            ROW.with_borrow_mut(|row| {
+                if row.len() < columns {
+                    row.resize(columns, 0.0);
+                }
+                let out = &mut row[..columns];
+                for token in share.tokens() {
+                    write(token, share.cells.side(token), out);
+                    share.put(token, 0, out);
+                }
+            });
+        });
+    }
+
+    /// Replaces the content by `shape[0]` tokens of `shape[1]` columns, which the tasks put into
+    /// their shares, every token and column of them: blocks of `grain[0]` tokens, one after the
+    /// other, and `grain[1]` columns or more of them.
+    ///
+    /// # Panics
+    /// When the columns are not a multiple of 32 or their grain is not one of [`span`](Self::span).
+    pub fn fill_shares(
+        &mut self,
+        kernels: Kernels,
+        team: &Team<'_>,
+        shape: [usize; 2],
+        grain: [usize; 2],
+        task: impl Fn(ActivationShare<'_>) + Sync,
+    ) {
+        assert!(grain[1].is_multiple_of(self.span()), "{} columns together", grain[1]);
+        self.write(kernels, team, shape, grain, &mut [], task);
+    }
+
+    fn write(
+        &mut self,
+        kernels: Kernels,
+        team: &Team<'_>,
+        [tokens, columns]: [usize; 2],
+        [block, grain]: [usize; 2],
+        side: &mut [f32],
+        task: impl Fn(ActivationShare<'_>) + Sync,
+    ) {
+        let whole = |columns: usize| columns > 0 && columns.is_multiple_of(PANEL_COLUMNS);
+        assert!(whole(columns) && whole(grain), "{columns} columns, {grain} together, in blocks of 32");
+        let (kind, per_cell) = (self.kind, self.kind.bytes());
+        (self.tokens, self.blocks, self.tile) = (tokens, columns / PANEL_COLUMNS, kernels.tile());
         let total = self.tokens * self.blocks;
         if self.scales.len() < total {
-            self.values.resize(total * bytes, [0; PANEL_COLUMNS]);
+            self.values.resize(total * per_cell, [0; PANEL_COLUMNS]);
             self.scales.resize(total, Scale::default());
         }
-        let (tile, blocks, tokens) = (self.tile, self.blocks, self.tokens);
-        let tiles = tokens.div_ceil(tile);
-        let work = |first: usize, values: &mut [[i8; PANEL_COLUMNS]], scales: &mut [Scale]| {
-            let tiles = values.chunks_mut(tile * blocks * bytes).zip(scales.chunks_mut(tile * blocks));
-            for (i, (values, scales)) in tiles.enumerate() {
-                let start = (first + i) * tile * columns;
-                let x = &x[start..(start + tile * columns).min(x.len())];
-                kernels.run(QuantizeTile { kind, x, blocks, values, scales });
-            }
+        let matrix = Tiled {
+            values: &mut self.values[..total * per_cell],
+            per_cell,
+            marks: &mut self.scales[..total],
+            side,
+            rows: tokens,
+            columns: self.blocks,
+            tile: self.tile,
         };
-        let (values, scales) = (&mut self.values[..total * bytes], &mut self.scales[..total]);
-        if tokens <= tile {
-            return work(0, values, scales);
-        }
-        team.row_pairs(values, scales, (tile * blocks * bytes, tile * blocks), tiles, work);
+        team.tiled(matrix, block, grain / PANEL_COLUMNS, |cells| {
+            task(ActivationShare { kernels, kind, end: columns, cells })
+        });
     }
 
     /// Whether the tokens are whole tiles.
@@ -165,32 +236,62 @@ impl Activations {
     }
 }
 
-struct QuantizeTile<'a> {
+/// Some columns of some tokens, to be filled by one thread.
+pub struct ActivationShare<'a> {
+    kernels: Kernels,
     kind: ActivationType,
-    x: &'a [f32],
-    blocks: usize,
-    values: &'a mut [[i8; PANEL_COLUMNS]],
-    scales: &'a mut [Scale],
+    /// All columns of a token.
+    end: usize,
+    cells: Cells<'a, [i8; PANEL_COLUMNS], Scale>,
 }
 
-impl SimdOp for QuantizeTile<'_> {
+impl ActivationShare<'_> {
+    /// The tokens.
+    pub fn tokens(&self) -> Range<usize> {
+        self.cells.rows()
+    }
+
+    /// The columns: whole blocks of 32.
+    pub fn columns(&self) -> Range<usize> {
+        let blocks = self.cells.columns();
+        blocks.start * PANEL_COLUMNS..blocks.end * PANEL_COLUMNS
+    }
+
+    /// Quantizes `x` into columns of `token`, from column `first` on.
+    ///
+    /// # Panics
+    /// When those are not columns of the share, from a multiple of the
+    /// [`span`](Activations::span) to one or to the last column.
+    pub fn put(&mut self, token: usize, first: usize, x: &[f32]) {
+        let ActivationShare { kernels, kind, end, cells } = self;
+        let span = span(kind.bytes()) * PANEL_COLUMNS;
+        let (last, whole) = (first + x.len(), |column: usize| column.is_multiple_of(span));
+        assert!(whole(first) && (whole(last) || last == *end), "columns {first} to {last} of {end}");
+        let (x, _) = x.as_chunks::<PANEL_COLUMNS>();
+        kernels.run(Quantize { kind: *kind, x, cells, token, first: first / PANEL_COLUMNS });
+    }
+}
+
+struct Quantize<'a, 'b> {
+    kind: ActivationType,
+    x: &'a [[f32; PANEL_COLUMNS]],
+    cells: &'a mut Cells<'b, [i8; PANEL_COLUMNS], Scale>,
+    token: usize,
+    first: usize,
+}
+
+impl SimdOp for Quantize<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let QuantizeTile { kind, x, blocks, values, scales } = self;
-        let columns = blocks * PANEL_COLUMNS;
-        let tokens = x.len() / columns;
-        for (token, x) in x.chunks_exact(columns).enumerate() {
-            let (x, _) = x.as_chunks::<PANEL_COLUMNS>();
-            let width = span(kind.bytes());
-            for (span, x) in x.chunks(width).enumerate() {
-                let step = step(isa, kind, x);
-                for (i, x) in x.iter().enumerate() {
-                    let at = (span * width + i) * tokens + token;
-                    let bytes = kind.bytes();
-                    scales[at] = quantize_block(isa, step, x, &mut values[at * bytes..][..bytes]);
-                }
+        let Quantize { kind, x, cells, token, first } = self;
+        let width = span(kind.bytes());
+        for (span, x) in x.chunks(width).enumerate() {
+            let step = step(isa, kind, x);
+            for (i, x) in x.iter().enumerate() {
+                let (bytes, scale) = cells.cell(token, first + span * width + i);
+                *scale = quantize_block(isa, step, x, bytes);
             }
         }
     }
@@ -296,6 +397,42 @@ mod tests {
                 }
                 assert_eq!(seen, tokens);
             }
+        });
+    }
+
+    #[test]
+    fn rows_made_in_passing_are_those_made_before() {
+        let (tokens, columns) = (21, 224);
+        let x: Vec<f32> = (0..tokens * columns).map(|i| ((i * 7919 + 5) % 2003) as f32 - 1000.0).collect();
+        let doubled: Vec<f32> = x.iter().map(|x| 2.0 * x).collect();
+        each_set(|kernels, kind| {
+            let [mut expected, mut filled, mut shared] = [(); 3].map(|()| Activations::new(kind));
+            let mut changed = x.clone();
+            Pool::new(3).unwrap().step(|team| {
+                expected.quantize(kernels, team, &doubled, columns);
+                filled.fill(kernels, team, &mut changed, columns, |token, row, out| {
+                    out.copy_from_slice(&doubled[token * columns..][..columns]);
+                    row[0] += 1.0;
+                });
+                let span = shared.span();
+                shared.fill_shares(kernels, team, [tokens, columns], [8, span], |mut share| {
+                    let columns_here = share.columns();
+                    for token in share.tokens() {
+                        let row = &doubled[token * columns..][columns_here.clone()];
+                        share.put(token, columns_here.start, row);
+                    }
+                });
+            });
+            for other in [&filled, &shared] {
+                assert_eq!((&expected.values, &expected.scales), (&other.values, &other.scales));
+            }
+            assert!(
+                changed
+                    .iter()
+                    .zip(&x)
+                    .enumerate()
+                    .all(|(i, (changed, x))| { *changed == if i % columns == 0 { x + 1.0 } else { *x } })
+            );
         });
     }
 

@@ -14,7 +14,7 @@ mod product;
 mod runtime;
 mod slices;
 
-pub use activations::{ActivationType, Activations};
+pub use activations::{ActivationShare, ActivationType, Activations};
 pub use arch::{Isa, IsaKind, Kernels, LANES, SimdOp};
 pub use attention::{
     KV_BLOCK, KvFormat, KvView, MAX_HEAD, Q8_0, QUERIES, Query, SPAN, attend, attend_span, merge_spans,

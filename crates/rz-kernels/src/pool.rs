@@ -81,7 +81,14 @@ impl Pool {
             let regions = regions.clone();
             workers.spawn_broadcast(move |context| regions.work(context.index() + 1));
         }
-        Ok(Pool { threads, batch_threads, regions, workers, step: Mutex::new(()), cache: second_level_cache() })
+        Ok(Pool {
+            threads,
+            batch_threads,
+            regions,
+            workers,
+            step: Mutex::new(()),
+            cache: second_level_cache(),
+        })
     }
 
     /// The number of threads, the caller's included.

@@ -7,6 +7,7 @@ use crate::Team;
 
 /// Some columns of some rows of a row-major matrix: one thread's share of a product's output.
 pub struct Columns<'a> {
+    /// Of the first element.
     base: *mut f32,
     stride: usize,
     rows: Range<usize>,
@@ -36,13 +37,25 @@ impl Columns<'_> {
     /// When there is no such row.
     pub fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows.len(), "row {row} of {}", self.rows.len());
-        // SAFETY: the parts of one matrix cover disjoint columns of disjoint rows, the columns
-        // each within the stride (`Team::blocks` makes them so), and the row was checked.
+        // SAFETY: `base` is the first element of the share, whose rows lie `stride` apart and
+        // whose elements nobody else reaches (`of` borrows them all, and the parts of one
+        // matrix that `Team::blocks` makes are disjoint), and the row was checked.
         #[allow(unsafe_code)]
         unsafe {
-            let start = self.base.add((self.rows.start + row) * self.stride + self.columns.start);
-            std::slice::from_raw_parts_mut(start, self.columns.len())
+            std::slice::from_raw_parts_mut(self.base.add(row * self.stride), self.columns.len())
         }
+    }
+}
+
+impl<'a> Columns<'a> {
+    /// A share that is not part of a matrix but lies in a buffer of its own, row by row.
+    ///
+    /// # Panics
+    /// When the buffer has not one element for each column of each row.
+    pub fn of(buffer: &'a mut [f32], rows: Range<usize>, columns: Range<usize>) -> Columns<'a> {
+        assert_eq!(buffer.len(), rows.len() * columns.len(), "{rows:?} x {columns:?}");
+        let stride = columns.len();
+        Columns { base: buffer.as_mut_ptr(), stride, rows, columns, borrow: PhantomData }
     }
 }
 
@@ -101,33 +114,20 @@ impl Team<'_> {
             assert_eq!(count(&m), all_rows, "matrices of equally many rows");
             let first = units;
             units += m.columns.div_ceil(m.grain);
-            Part {
-                base: Base(m.data.as_mut_ptr()),
-                columns: m.columns,
-                grain: m.grain,
-                units: first..units,
-            }
+            Part { base: Base(m.data.as_mut_ptr()), columns: m.columns, grain: m.grain, units: first..units }
         });
-        // Numbered block by block.
-        let total = units * all_rows.div_ceil(rows);
-        self.units(total, self.least(total), &|mut dealt| {
-            while !dealt.is_empty() {
-                let block = dealt.start / units;
-                let first = block * units;
-                let here = dealt.start - first..(dealt.end - first).min(units);
-                dealt.start = first + here.end;
-                let rows = block * rows..(block * rows).saturating_add(rows).min(all_rows);
-                for (which, part) in parts.iter().enumerate() {
-                    let own = here.start.max(part.units.start)..here.end.min(part.units.end);
-                    if own.is_empty() {
-                        continue;
-                    }
-                    let column = |unit: usize| ((unit - part.units.start) * part.grain).min(part.columns);
-                    let columns = column(own.start)..column(own.end);
-                    let Base(base) = part.base;
-                    let (stride, rows) = (part.columns, rows.clone());
-                    task(which, Columns { base, stride, rows, columns, borrow: PhantomData });
+        self.by_blocks(units, all_rows, rows, &|rows, units| {
+            for (which, part) in parts.iter().enumerate() {
+                let own = units.start.max(part.units.start)..units.end.min(part.units.end);
+                if own.is_empty() {
+                    continue;
                 }
+                let column = |unit: usize| ((unit - part.units.start) * part.grain).min(part.columns);
+                let columns = column(own.start)..column(own.end);
+                let Base(base) = part.base;
+                let (stride, rows) = (part.columns, rows.clone());
+                let base = base.wrapping_add(rows.start * stride + columns.start);
+                task(which, Columns { base, stride, rows, columns, borrow: PhantomData });
             }
         });
     }
@@ -150,6 +150,70 @@ impl Team<'_> {
                 unsafe { std::slice::from_raw_parts_mut(base.add(range.start * width), range.len() * width) };
             task(range.start, part);
         });
+    }
+}
+
+/// A matrix of cells in tiles of rows: `[tile][column][row of the tile]`, the last tile
+/// perhaps of fewer rows. A cell is `per_cell` values and a mark; beside each row may lie
+/// something else, a row of `side`.
+pub(crate) struct Tiled<'a, A, B> {
+    pub(crate) values: &'a mut [A],
+    pub(crate) per_cell: usize,
+    pub(crate) marks: &'a mut [B],
+    pub(crate) side: &'a mut [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) tile: usize,
+}
+
+/// Some columns of some rows of a [`Tiled`] matrix: one thread's share.
+pub(crate) struct Cells<'a, A, B> {
+    values: *mut A,
+    per_cell: usize,
+    marks: *mut B,
+    side: *mut f32,
+    side_width: usize,
+    all_rows: usize,
+    all_columns: usize,
+    tile: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    borrow: PhantomData<&'a mut ()>,
+}
+
+impl<A, B> Cells<'_, A, B> {
+    pub(crate) fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    pub(crate) fn columns(&self) -> Range<usize> {
+        self.columns.clone()
+    }
+
+    /// The values and the mark of a cell.
+    pub(crate) fn cell(&mut self, row: usize, column: usize) -> (&mut [A], &mut B) {
+        assert!(self.rows.contains(&row) && self.columns.contains(&column), "{row}, {column}");
+        let first = row / self.tile * self.tile;
+        let height = self.tile.min(self.all_rows - first);
+        let index = first * self.all_columns + column * height + (row - first);
+        // SAFETY: the index is that of a cell of this share, whose cells no other share has
+        // (`Team::tiled` makes them so), and both buffers have all cells.
+        #[allow(unsafe_code)]
+        unsafe {
+            let values = self.values.add(index * self.per_cell);
+            (std::slice::from_raw_parts_mut(values, self.per_cell), &mut *self.marks.add(index))
+        }
+    }
+
+    /// What lies beside a row of which this share has all columns.
+    pub(crate) fn side(&mut self, row: usize) -> &mut [f32] {
+        assert!(self.rows.contains(&row) && self.columns == (0..self.all_columns), "{row}");
+        // SAFETY: the row is this share's alone, since it has all its columns, and the buffer
+        // has all rows.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts_mut(self.side.add(row * self.side_width), self.side_width)
+        }
     }
 }
 
@@ -191,35 +255,63 @@ impl Team<'_> {
         });
     }
 
-    /// As [`rows`](Self::rows) over two buffers at once, each of `rows` rows of
-    /// `width` elements, of which the last may be shorter.
+    /// Shares the cells of a matrix out to the threads: as [`blocks`](Self::blocks), blocks of
+    /// `block` rows, and `grain` columns that stay together.
     ///
     /// # Panics
-    /// When the buffers differ in length or do not have `rows` rows.
-    pub(crate) fn row_pairs<A: Send, B: Send>(
+    /// When a buffer does not fit, something is 0, or a task panics.
+    pub(crate) fn tiled<A: Send, B: Send>(
         &self,
-        a: &mut [A],
-        b: &mut [B],
-        widths: (usize, usize),
-        rows: usize,
-        task: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+        matrix: Tiled<'_, A, B>,
+        block: usize,
+        grain: usize,
+        task: impl Fn(Cells<'_, A, B>) + Sync,
     ) {
-        assert!(a.len().div_ceil(widths.0) == rows && b.len().div_ceil(widths.1) == rows, "{rows} rows");
-        let lens = (a.len(), b.len());
-        let (a, b) = (Unique(a.as_mut_ptr()), Unique(b.as_mut_ptr()));
-        self.ranges(rows, 1, |range| {
-            let (Unique(a), Unique(b)) = (&a, &b);
-            let place = |width: usize, len: usize| (range.start * width, (range.end * width).min(len));
-            let (a_start, a_end) = place(widths.0, lens.0);
-            let (b_start, b_end) = place(widths.1, lens.1);
-            // SAFETY: `ranges` deals disjoint ranges below `rows`, the ends are within
-            // the buffers, and the starts are below them since `range` is not empty.
-            #[allow(unsafe_code)]
-            let (a, b) = unsafe {
-                let a = std::slice::from_raw_parts_mut(a.add(a_start), a_end - a_start);
-                (a, std::slice::from_raw_parts_mut(b.add(b_start), b_end - b_start))
-            };
-            task(range.start, a, b);
+        let Tiled { values, per_cell, marks, side, rows: all_rows, columns: all_columns, tile } = matrix;
+        assert_eq!(marks.len(), all_rows * all_columns, "a mark for each cell");
+        assert_eq!(values.len(), marks.len() * per_cell, "values for each cell");
+        assert!(side.len().is_multiple_of(all_rows.max(1)), "something of each row");
+        let side_width = side.len() / all_rows.max(1);
+        let (values, marks) = (Unique(values.as_mut_ptr()), Unique(marks.as_mut_ptr()));
+        let side = Unique(side.as_mut_ptr());
+        let units = all_columns.div_ceil(grain);
+        self.by_blocks(units, all_rows, block, &|rows, units| {
+            let (Unique(values), Unique(marks), Unique(side)) = (&values, &marks, &side);
+            let columns = units.start * grain..(units.end * grain).min(all_columns);
+            task(Cells {
+                values: *values,
+                per_cell,
+                marks: *marks,
+                side: *side,
+                side_width,
+                all_rows,
+                all_columns,
+                tile,
+                rows,
+                columns,
+                borrow: PhantomData,
+            });
+        });
+    }
+
+    // Deals `units` units of each block of `block` rows: `task(rows, units)`, each time those of
+    // one block.
+    fn by_blocks(
+        &self,
+        units: usize,
+        rows: usize,
+        block: usize,
+        task: &(dyn Fn(Range<usize>, Range<usize>) + Sync),
+    ) {
+        // Numbered block by block.
+        let total = units * rows.div_ceil(block);
+        self.units(total, self.least(total), &|mut dealt| {
+            while !dealt.is_empty() {
+                let (number, first) = (dealt.start / units, dealt.start / units * units);
+                let here = dealt.start - first..(dealt.end - first).min(units);
+                dealt.start = first + here.end;
+                task(number * block..(number * block).saturating_add(block).min(rows), here);
+            }
         });
     }
 }
@@ -321,5 +413,54 @@ mod tests {
             });
         });
         assert!(data.iter().enumerate().all(|(i, &x)| x == i / 5 + 1));
+    }
+
+    #[test]
+    fn cells_are_visited_once_each() {
+        for (threads, tile, block, grain) in [(1, 4, 8, 3), (3, 4, 4, 1), (2, 4, usize::MAX, 2), (3, 8, 8, 5)]
+        {
+            let (rows, columns) = (11, 5);
+            let (mut values, mut marks) = (vec![0usize; rows * columns * 2], vec![0usize; rows * columns]);
+            Pool::new(threads).unwrap().step(|team| {
+                let side = &mut [];
+                let matrix =
+                    Tiled { values: &mut values, per_cell: 2, marks: &mut marks, side, rows, columns, tile };
+                team.tiled(matrix, block, grain, |mut cells| {
+                    for row in cells.rows() {
+                        for column in cells.columns() {
+                            let (values, mark) = cells.cell(row, column);
+                            values[0] += 100 * row + column;
+                            values[1] += 1;
+                            *mark += 1;
+                        }
+                    }
+                });
+            });
+            assert!(marks.iter().all(|&mark| mark == 1));
+            let mut cells = values.chunks_exact(2);
+            for first in (0..rows).step_by(tile) {
+                for column in 0..columns {
+                    for row in first..(first + tile).min(rows) {
+                        assert_eq!(cells.next(), Some(&[100 * row + column, 1][..]));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_lies_beside_rows_goes_with_them() {
+        let (mut marks, mut side) = (vec![(); 7 * 3], vec![0.0; 7 * 2]);
+        Pool::new(3).unwrap().step(|team| {
+            let (marks, side) = (&mut marks, &mut side);
+            let matrix =
+                Tiled { values: &mut [(); 0], per_cell: 0, marks, side, rows: 7, columns: 3, tile: 2 };
+            team.tiled(matrix, 2, 3, |mut cells| {
+                for row in cells.rows() {
+                    cells.side(row).iter_mut().for_each(|x| *x += 1.0 + row as f32);
+                }
+            });
+        });
+        assert!(side.iter().enumerate().all(|(i, &x)| x == 1.0 + (i / 2) as f32));
     }
 }

@@ -4,7 +4,7 @@ use rz_kernels::{
     ActivationType, Activations, MAX_HEAD, Runtime, Team, activate, add_assign, layer_norm, rms_norm,
     rotate_halves, rotate_neighbours, soft_cap,
 };
-use rz_quant::{Input, Matrix, matmul};
+use rz_quant::{Affine, Input, Matrix, gated, matmul};
 
 use crate::attend::attend_layer;
 use crate::kv::{KvStorage, with_format};
@@ -26,6 +26,10 @@ pub(crate) struct Scratch {
     gate: Vec<f32>,
     up: Vec<f32>,
     quantized: Activations,
+    /// What the feed-forward network's second half reads, where that is quantized at once.
+    activated: Activations,
+    /// Room for what is normalised before it is added; used by few.
+    room: Vec<f32>,
     /// Cosines and sines of each rope, tokens x pairs.
     angles: Vec<Angles>,
 }
@@ -48,6 +52,8 @@ impl Scratch {
             gate: buffer(gated),
             up: buffer(hidden),
             quantized: Activations::new(activations),
+            activated: Activations::new(activations),
+            room: Vec::new(),
             angles: spec
                 .ropes
                 .iter()
@@ -68,6 +74,11 @@ pub(crate) struct Pass<'a, 't> {
     pub(crate) batch: &'a Batch<'a>,
     spec: &'a ModelSpec,
     pub(crate) scratch: &'a mut Scratch,
+    /// What `projected` holds is still to be added to the residual stream; normalised before
+    /// that, where there is a norm.
+    pending: Option<Option<(Norm, &'a NormWeights)>>,
+    /// The normalised residual stream is in `quantized` only, not in `normed`.
+    in_quantized: bool,
 }
 
 impl<'a, 't> Pass<'a, 't> {
@@ -81,7 +92,7 @@ impl<'a, 't> Pass<'a, 't> {
         for (rope, (cosines, sines)) in spec.ropes.iter().zip(&mut scratch.angles) {
             angles(rope, batch.positions, cosines, sines);
         }
-        Pass { runtime, team, batch, spec, scratch }
+        Pass { runtime, team, batch, spec, scratch, pending: None, in_quantized: false }
     }
 
     pub(crate) fn tokens(&self) -> usize {
@@ -90,6 +101,7 @@ impl<'a, 't> Pass<'a, 't> {
 
     /// The residual stream, tokens x width.
     pub(crate) fn residual(&mut self) -> &mut [f32] {
+        self.settle();
         let len = self.tokens() * self.spec.width;
         &mut self.scratch.residual[..len]
     }
@@ -112,71 +124,76 @@ impl<'a, 't> Pass<'a, 't> {
                 positions.row(position as usize, row);
             }
         });
-        self.add_to_residual();
+        self.pending = Some(None);
     }
 
-    pub(crate) fn layer(&mut self, index: usize, weights: &LayerWeights<Matrix>, kv: &mut KvStorage) {
+    pub(crate) fn layer(&mut self, index: usize, weights: &'a LayerWeights<Matrix>, kv: &mut KvStorage) {
         let spec = &self.spec.layers[index];
-        self.normalise(spec.norm, &weights.attention_norm);
+        let LayerWeights { query, key, value, gate, up, feed_forward_norm, .. } = weights;
+        // Without a norm of its own, the feed-forward network reads what attention reads.
+        let quantized = feed_forward_norm.is_some() && read_quantized([query, key, value]);
+        self.normalise(spec.norm, &weights.attention_norm, quantized);
         self.attention(index, &spec.attention, spec.norm, weights, kv);
-        self.normalise_result(spec.norm, weights.attention_post_norm.as_ref());
-        match (spec.residual, &weights.feed_forward_norm) {
-            (Residual::Sequential, norm) => {
-                self.add_to_residual();
-                if let Some(norm) = norm {
-                    self.normalise(spec.norm, norm);
-                }
+        let post_norm = |norm: &'a Option<NormWeights>| Some(norm.as_ref().map(|norm| (spec.norm, norm)));
+        self.pending = post_norm(&weights.attention_post_norm);
+        let quantized = read_quantized(gate.iter().chain([up]));
+        match (spec.residual, feed_forward_norm) {
+            (Residual::Sequential, Some(norm)) => self.normalise(spec.norm, norm, quantized),
+            (Residual::Parallel, Some(norm)) => {
+                let attended = self.pending.take();
+                self.normalise(spec.norm, norm, quantized);
+                self.pending = attended;
+                self.settle();
             }
-            (Residual::Parallel, norm) => {
-                if let Some(norm) = norm {
-                    self.normalise(spec.norm, norm);
-                }
-                self.add_to_residual();
-            }
+            (Residual::Sequential | Residual::Parallel, None) => self.settle(),
         }
         self.feed_forward(spec.feed_forward, weights);
-        self.normalise_result(spec.norm, weights.feed_forward_post_norm.as_ref());
-        self.add_to_residual();
+        self.pending = post_norm(&weights.feed_forward_post_norm);
     }
 
-    // The normalised residual stream becomes the next input.
-    fn normalise(&mut self, norm: Norm, weights: &NormWeights) {
+    // Brings the residual stream up to date and normalises it: it becomes the next input, only
+    // quantized if nobody reads it otherwise.
+    fn normalise(&mut self, norm: Norm, weights: &NormWeights, quantized_only: bool) {
         let width = self.spec.width;
         let len = self.tokens() * width;
         let runtime = self.runtime;
-        let Scratch { residual, normed, .. } = &mut *self.scratch;
-        let residual = &residual[..len];
-        self.team.rows(&mut normed[..len], width, |first, rows| {
-            let residual = residual[first * width..].chunks_exact(width);
-            for (out, x) in rows.chunks_exact_mut(width).zip(residual) {
-                apply_norm(runtime, norm, weights, x, out);
+        self.in_quantized = quantized_only;
+        if !quantized_only {
+            self.settle();
+            let Scratch { residual, normed, .. } = &mut *self.scratch;
+            return normalise_rows(runtime, self.team, norm, weights, &residual[..len], &mut normed[..len]);
+        }
+        let pending = self.pending.take();
+        let Scratch { residual, projected, quantized, .. } = &mut *self.scratch;
+        let (residual, projected) = (&mut residual[..len], &projected[..len]);
+        quantized.fill(runtime.kernels, self.team, residual, width, |token, row, out| {
+            let x = &projected[token * width..][..width];
+            match pending {
+                Some(Some((norm, weights))) => {
+                    apply_norm(runtime, norm, weights, x, out);
+                    add_assign(runtime.kernels, row, out);
+                }
+                Some(None) => add_assign(runtime.kernels, row, x),
+                None => {}
             }
+            apply_norm(runtime, norm, weights, row, out);
         });
     }
 
-    // Normalises what is about to be added, where the family does that.
-    fn normalise_result(&mut self, norm: Norm, weights: Option<&NormWeights>) {
-        let Some(weights) = weights else { return };
-        let width = self.spec.width;
+    // Adds what is pending to the residual stream.
+    fn settle(&mut self) {
+        let Some(post_norm) = self.pending.take() else { return };
+        let (runtime, width) = (self.runtime, self.spec.width);
         let len = self.tokens() * width;
-        let runtime = self.runtime;
-        let Scratch { projected, normed, .. } = &mut *self.scratch;
-        let projected_rows = &projected[..len];
-        self.team.rows(&mut normed[..len], width, |first, rows| {
-            let x = projected_rows[first * width..].chunks_exact(width);
-            for (out, x) in rows.chunks_exact_mut(width).zip(x) {
-                apply_norm(runtime, norm, weights, x, out);
-            }
-        });
-        std::mem::swap(projected, normed);
-    }
-
-    fn add_to_residual(&mut self) {
-        let len = self.tokens() * self.spec.width;
-        let Scratch { residual, projected, .. } = &mut *self.scratch;
-        let (projected, kernels) = (&projected[..len], self.runtime.kernels);
-        self.team.rows(&mut residual[..len], self.spec.width, |first, rows| {
-            add_assign(kernels, rows, &projected[first * self.spec.width..][..rows.len()]);
+        let Scratch { residual, projected, room, .. } = &mut *self.scratch;
+        if let Some((norm, weights)) = post_norm {
+            room.resize(projected.len(), 0.0);
+            normalise_rows(runtime, self.team, norm, weights, &projected[..len], &mut room[..len]);
+            std::mem::swap(projected, room);
+        }
+        let projected = &projected[..len];
+        self.team.rows(&mut residual[..len], width, |first, rows| {
+            add_assign(runtime.kernels, rows, &projected[first * width..][..rows.len()]);
         });
     }
 
@@ -193,10 +210,11 @@ impl<'a, 't> Pass<'a, 't> {
         let keys = tokens * spec.kv_heads * spec.key_size;
         let values = tokens * spec.kv_heads * spec.value_size;
         let Scratch { normed, queries: q, keys: k, values: v, quantized, .. } = &mut *self.scratch;
+        let normed = if self.in_quantized { &[][..] } else { &normed[..tokens * width] };
         linears(
             self.runtime,
             self.team,
-            &normed[..tokens * width],
+            normed,
             quantized,
             [&weights.query, &weights.key, &weights.value],
             [&mut q[..queries], &mut k[..keys], &mut v[..values]],
@@ -230,11 +248,20 @@ impl<'a, 't> Pass<'a, 't> {
         );
     }
 
-    fn feed_forward(&mut self, spec: FeedForwardSpec, weights: &LayerWeights<Matrix>) {
+    fn feed_forward(&mut self, spec: FeedForwardSpec, weights: &'a LayerWeights<Matrix>) {
         let (tokens, width, size) = (self.tokens(), self.spec.width, spec.size);
         let (runtime, team) = (self.runtime, self.team);
-        let Scratch { normed, gate, up, projected, quantized, .. } = &mut *self.scratch;
-        let x = &normed[..tokens * width];
+        let Scratch { normed, gate, up, projected, quantized, activated, .. } = &mut *self.scratch;
+        let projected = &mut projected[..tokens * width];
+        let x = if self.in_quantized { &[][..] } else { &normed[..tokens * width] };
+        if self.in_quantized && read_quantized([&weights.down]) {
+            let affine =
+                |linear: &'a Linear<Matrix>| -> Affine<'a> { (&linear.matrix, linear.bias.as_deref()) };
+            let input = Input { values: &[], quantized };
+            let (gate, up) = (weights.gate.as_ref().map(affine), affine(&weights.up));
+            gated(runtime.kernels, team, input, gate, up, spec.activation, activated);
+            return linears(runtime, team, &[], activated, [&weights.down], [projected]);
+        }
         let up = &mut up[..tokens * size];
         let hidden = match &weights.gate {
             Some(gate_weights) => {
@@ -251,12 +278,12 @@ impl<'a, 't> Pass<'a, 't> {
                 up
             }
         };
-        linears(runtime, team, hidden, quantized, [&weights.down], [&mut projected[..tokens * width]]);
+        linears(runtime, team, hidden, quantized, [&weights.down], [projected]);
     }
 
     /// Logits and hidden states of the tokens that they are wanted of.
     pub(crate) fn outputs(&mut self, weights: &Weights<Matrix>, out: &mut Output) {
-        self.normalise(self.spec.output_norm, &weights.output_norm);
+        self.normalise(self.spec.output_norm, &weights.output_norm, false);
         let (width, runtime) = (self.spec.width, self.runtime);
         let Scratch { normed, projected, quantized, .. } = &mut *self.scratch;
         out.hidden.clear();
@@ -320,7 +347,29 @@ fn apply_norm(runtime: &Runtime, norm: Norm, weights: &NormWeights, x: &[f32], o
     }
 }
 
-/// Several linear maps of the same tokens, in one region.
+fn normalise_rows(
+    runtime: &Runtime,
+    team: &Team<'_>,
+    norm: Norm,
+    weights: &NormWeights,
+    x: &[f32],
+    out: &mut [f32],
+) {
+    let width = weights.weight.len();
+    team.rows(out, width, |first, rows| {
+        let x = x[first * width..].chunks_exact(width);
+        for (out, x) in rows.chunks_exact_mut(width).zip(x) {
+            apply_norm(runtime, norm, weights, x, out);
+        }
+    });
+}
+
+fn read_quantized<'w>(linears: impl IntoIterator<Item = &'w Linear<Matrix>>) -> bool {
+    linears.into_iter().all(|linear| linear.matrix.reads_quantized())
+}
+
+/// Several linear maps of the same tokens, in one region: of `x`, which is quantized for them
+/// where they need it, or of what is in `quantized`, if `x` is empty.
 fn linears<const N: usize>(
     runtime: &Runtime,
     team: &Team<'_>,
@@ -329,7 +378,7 @@ fn linears<const N: usize>(
     linears: [&Linear<Matrix>; N],
     mut outs: [&mut [f32]; N],
 ) {
-    if linears.iter().any(|linear| linear.matrix.reads_quantized()) {
+    if !x.is_empty() && linears.iter().any(|linear| linear.matrix.reads_quantized()) {
         quantized.quantize(runtime.kernels, team, x, linears[0].matrix.columns());
     }
     let mut index = 0;

@@ -5,7 +5,9 @@
 
 mod dtype;
 pub mod formats;
+mod gated;
 mod matrix;
 
 pub use dtype::{BlockFormat, DType, FormatVisitor};
+pub use gated::{Affine, gated};
 pub use matrix::{Input, Matrix, ShapeError, matmul, pack};

@@ -219,11 +219,22 @@ impl FormatVisitor for UnpackRow<'_> {
 /// The operand of products: rows of activations, as they are and quantized.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
-    /// Tokens x columns.
+    /// Tokens x columns. May be empty where all matrices read the quantized ones.
     pub values: &'a [f32],
     /// The same rows quantized; only read by matrices for which
     /// [`Matrix::reads_quantized`] holds.
     pub quantized: &'a Activations,
+}
+
+impl Input<'_> {
+    /// Tokens, as a matrix reads them.
+    pub(crate) fn tokens(&self, matrix: &Matrix) -> usize {
+        if self.values.is_empty() && matrix.reads_quantized() {
+            return self.quantized.tokens();
+        }
+        assert!(self.values.len().is_multiple_of(matrix.columns), "whole rows of {matrix:?}'s columns");
+        self.values.len() / matrix.columns
+    }
 }
 
 /// The products of several matrices with the same tokens, in one parallel region:
@@ -242,39 +253,49 @@ pub fn matmul<const N: usize>(
     let mut matrices = [None; N];
     let mut index = 0;
     let splits = products.map(|(matrix, data)| {
-        assert!(input.values.len().is_multiple_of(matrix.columns), "whole rows of {matrix:?}'s columns");
-        let tokens = input.values.len() / matrix.columns;
+        let tokens = input.tokens(matrix);
         assert_eq!(data.len(), tokens * matrix.rows, "output of {matrix:?} for {tokens} tokens");
         matrices[index] = Some(matrix);
         index += 1;
         Split { data, columns: matrix.rows, grain: PANEL_ROWS }
     });
-    let block = matrices[0].map_or(usize::MAX, |matrix| block_tokens(team, &matrices, input.values.len() / matrix.columns));
+    let block = block_tokens(team, matrices.iter().flatten().copied(), input);
     team.blocks(block, splits, |which, mut out| {
         let matrix = matrices[which].expect("one matrix for each output");
-        let values = &input.values[out.first_row() * matrix.columns..][..out.rows() * matrix.columns];
-        match matrix.panels() {
-            Some(panels) if panels.kind().is_float() => float_panel_product(kernels, panels, values, &mut out),
-            Some(panels) => panel_product(kernels, panels, input.quantized, &mut out),
-            None => block_product(kernels, matrix, values, &mut out),
-        }
+        product(kernels, matrix, input, &mut out);
     });
 }
 
-// How many tokens of several meet all panels before the next do. Where each thread has enough
-// of them to make up for reading all weights, threads take tokens of their own, which lie in
-// their own caches before and after the product; and no more at a time than there is room for.
-fn block_tokens(team: &Team<'_>, matrices: &[Option<&Matrix>], tokens: usize) -> usize {
+/// Fills a share of the product of `matrix` with `input`.
+pub(crate) fn product(kernels: Kernels, matrix: &Matrix, input: Input<'_>, out: &mut Columns<'_>) {
+    let rows = out.first_row()..out.first_row() + out.rows();
+    let values = || &input.values[rows.start * matrix.columns..rows.end * matrix.columns];
+    match matrix.panels() {
+        Some(panels) if panels.kind().is_float() => float_panel_product(kernels, panels, values(), out),
+        Some(panels) => panel_product(kernels, panels, input.quantized, out),
+        None => block_product(kernels, matrix, values(), out),
+    }
+}
+
+/// How many tokens of several meet all panels before the next do. Where each thread has enough
+/// of them to make up for reading all weights, threads take tokens of their own, which lie in
+/// their own caches before and after the product; and no more at a time than there is room for.
+pub(crate) fn block_tokens<'m>(
+    team: &Team<'_>,
+    matrices: impl Iterator<Item = &'m Matrix> + Clone,
+    input: Input<'_>,
+) -> usize {
     // Of panel products with every instruction set.
     const TILE: usize = 8;
     const ENOUGH: usize = 4 * TILE;
-    let own = tokens.div_ceil(team.threads());
-    let packed = matrices.iter().flatten().all(|matrix| matrix.panels().is_some());
+    let Some(first) = matrices.clone().next() else { return usize::MAX };
+    let own = input.tokens(first).div_ceil(team.threads());
+    let packed = matrices.clone().all(|matrix| matrix.panels().is_some());
     if own < ENOUGH || !packed {
         return usize::MAX;
     }
-    let bytes = matrices.iter().flatten().map(|matrix| matrix.columns * if matrix.reads_quantized() { 3 } else { 4 });
-    let room = team.cache() / 2 / bytes.max().unwrap_or(1).max(1);
+    let floats = matrices.clone().any(|matrix| !matrix.reads_quantized());
+    let room = team.cache() / 2 / (first.columns * if floats { 4 } else { 3 });
     own.div_ceil(own.div_ceil(room.max(ENOUGH))).next_multiple_of(TILE)
 }
 

@@ -56,7 +56,10 @@ pub fn matrices(runtime: &Runtime, dtype: DType, rows: usize, columns: usize, by
     let count = bytes.div_ceil(size);
     let mut arena = Arena::new(count * stride).expect("memory for the weights");
     let first = &mut arena[..size];
-    runtime.pool.step(|team| pack(team, dtype, rows, columns, &blocks, first)).expect("a whole matrix");
+    runtime
+        .pool
+        .step(|team| pack(runtime.kernels, team, dtype, rows, columns, &blocks, first))
+        .expect("a whole matrix");
     (1..count).for_each(|i| arena.copy_within(..size, i * stride));
     let arena = Arc::new(arena);
     let panels = |i| Matrix::from_panels(dtype, rows, columns, arena.clone(), i * stride..i * stride + size);

@@ -43,7 +43,7 @@ fn check(dtype: DType, rows: usize, columns: usize, blocks: &[u8], x: &[f32]) {
     let mut matrices = vec![&plain];
     let packed = Matrix::packed_bytes(dtype, rows, columns).map(|size| {
         let mut arena = Arena::new(size).unwrap();
-        POOL.step(|team| pack(team, dtype, rows, columns, blocks, &mut arena[..size])).unwrap();
+        POOL.step(|team| pack(Kernels::detect(), team, dtype, rows, columns, blocks, &mut arena[..size])).unwrap();
         Matrix::from_panels(dtype, rows, columns, Arc::new(arena), 0..size)
     });
     if let Some(packed) = &packed {

@@ -2,18 +2,21 @@
 
 use std::fmt;
 
+use rz_kernels::PANEL_ROWS;
 use rz_quant::DType;
 
 use crate::error::{FormatError, Place};
 
 /// Element type of a tensor, by its number in GGUF files. The types that only safetensors
-/// files have come after all those numbers.
+/// files have come after all those numbers, and after them the packed types of `rz`'s own
+/// files, which every other reader refuses as unknown.
 ///
 /// Every type that files may use has a name and a size here, so that a file can be
 /// shown in full; [`dtype`](Self::dtype) says which of them can be computed with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorType(u32);
 
+#[derive(Clone, Copy)]
 struct Row {
     name: &'static str,
     /// Elements of a block; 0 for a number that is no longer in use.
@@ -112,6 +115,9 @@ enum Known {
 /// What the numbers of the types that GGUF does not have start from; no GGUF file comes near.
 const FOREIGN: u32 = 1 << 16;
 
+/// What the numbers of packed types start from: that of the format comes on top.
+const PACKED: u32 = 0x7a72 << 16;
+
 /// Why a number is not a [`TensorType`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoType {
@@ -132,7 +138,20 @@ impl TensorType {
         TensorType::look_up(id).ok()
     }
 
+    /// The type of a tensor that holds the panels of a matrix in this format, if it has any.
+    pub fn packed(dtype: DType) -> Option<TensorType> {
+        dtype.panel().map(|_| TensorType(PACKED + dtype.id()))
+    }
+
+    /// The format of the matrix whose panels such a tensor holds.
+    pub fn packs(self) -> Option<DType> {
+        DType::from_id(self.0.checked_sub(PACKED)?).filter(|dtype| dtype.panel().is_some())
+    }
+
     pub(crate) fn look_up(id: u32) -> Result<TensorType, NoType> {
+        if TensorType(id).packs().is_some() {
+            return Ok(TensorType(id));
+        }
         match TABLE.get(id as usize) {
             None => Err(NoType::Unknown),
             Some(row) if row.elements == 0 => Err(NoType::Removed(row.name)),
@@ -157,10 +176,15 @@ impl TensorType {
         }
     }
 
-    fn row(self) -> &'static Row {
+    fn row(self) -> Row {
+        if let Some((dtype, kind)) = self.packs().and_then(|dtype| Some((dtype, dtype.panel()?))) {
+            // A row's share of a panel block; headers and planes are whole bytes for each row.
+            let bytes = (kind.block_bytes() / PANEL_ROWS) as u16;
+            return row(dtype.packed_name(), kind.block_columns() as u16, bytes);
+        }
         match self.0.checked_sub(FOREIGN).map(|at| &SAFETENSORS[at as usize]) {
-            Some(Known::Foreign(row)) => row,
-            _ => &TABLE[self.0 as usize],
+            Some(Known::Foreign(row)) => *row,
+            _ => TABLE[self.0 as usize],
         }
     }
 
@@ -192,7 +216,8 @@ impl TensorType {
         elements.is_multiple_of(block).then(|| (elements / block).checked_mul(self.block_bytes() as u64))?
     }
 
-    /// Bytes of a tensor of this shape, the contiguous dimension first.
+    /// Bytes of a tensor of this shape, the contiguous dimension first. Each matrix of packed
+    /// types fills whole panels.
     pub(crate) fn bytes(self, shape: &[u64]) -> Result<u64, BadShape> {
         if shape.contains(&0) {
             return Err(BadShape::Zero);
@@ -206,7 +231,14 @@ impl TensorType {
         if !row.is_multiple_of(block) {
             return Err(BadShape::PartialBlock { row, block });
         }
-        self.row_bytes(elements).filter(fits).ok_or(BadShape::Overflow)
+        let mut whole = elements;
+        if self.packs().is_some() {
+            let rows = shape.get(1).copied().unwrap_or(1);
+            let padded = rows.checked_next_multiple_of(PANEL_ROWS as u64);
+            whole =
+                padded.and_then(|padded| (elements / rows).checked_mul(padded)).ok_or(BadShape::Overflow)?;
+        }
+        self.row_bytes(whole).filter(fits).ok_or(BadShape::Overflow)
     }
 
     /// The format to compute with, when this type is supported.
@@ -256,6 +288,8 @@ impl fmt::Debug for TensorType {
 
 #[cfg(test)]
 mod tests {
+    use rz_quant::Matrix;
+
     use super::*;
 
     #[test]
@@ -293,6 +327,27 @@ mod tests {
         assert_eq!(computed, [DType::F16, DType::BF16, DType::F32]);
         assert_eq!(TensorType::from_safetensors("Q4_0"), None);
         assert_eq!(TensorType::from(DType::Q4_0).safetensors_order(), None);
+    }
+
+    #[test]
+    fn packed_types_take_the_bytes_of_their_panels() {
+        let packed = |dtype: &DType| TensorType::packed(*dtype).map(|packed| (*dtype, packed));
+        for (dtype, packed) in DType::ALL.iter().filter_map(packed) {
+            assert_eq!(TensorType::from_id(packed.id()), Some(packed));
+            assert_eq!((packed.packs(), packed.dtype()), (Some(dtype), None));
+            assert_eq!(packed.name(), format!("packed {dtype}"));
+            assert_eq!(TensorType::from(dtype).packs(), None);
+            for (rows, columns) in [(1, 256), (16, 512), (17, 256), (100, 1024)] {
+                let expected = Matrix::packed_bytes(dtype, rows, columns).unwrap() as u64;
+                let shape = [columns as u64, rows as u64];
+                assert_eq!(packed.bytes(&shape).ok(), Some(expected), "{dtype}");
+                assert_eq!(packed.bytes(&[shape[0], shape[1], 3]).ok(), Some(3 * expected), "{dtype}");
+            }
+            assert!(matches!(packed.bytes(&[256, i64::MAX as u64 / 256]), Err(BadShape::Overflow)));
+            assert!(matches!(packed.bytes(&[256, u64::MAX]), Err(BadShape::Overflow)));
+        }
+        assert_eq!(TensorType::look_up(PACKED + 9), Err(NoType::Unknown));
+        assert_eq!(TensorType::look_up(PACKED - 1), Err(NoType::Unknown));
     }
 
     #[test]

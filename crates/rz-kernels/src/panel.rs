@@ -15,7 +15,7 @@
 //!
 //! Values of 3, 5 and 6 bits take their low bits in the planes of one width and their
 //! high bits in those of another, which follow. See [`PanelKind`] for the headers. Rows
-//! that a matrix does not have (its last panel) are zero bytes.
+//! that a matrix does not have (its last panel) are those of zeroed blocks.
 
 /// Rows of a matrix that one panel interleaves.
 pub const PANEL_ROWS: usize = 16;

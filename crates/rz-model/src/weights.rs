@@ -131,7 +131,15 @@ fn materialise(
             };
             let range = start..start + bytes;
             let source = item.piece.bytes(item.dtype, item.columns);
-            pack(team, item.dtype, item.rows, item.columns, source.as_ref(), &mut arena[range.clone()])?;
+            pack(
+                runtime.kernels,
+                team,
+                item.dtype,
+                item.rows,
+                item.columns,
+                source.as_ref(),
+                &mut arena[range.clone()],
+            )?;
             item.piece.tensor.release();
             ranges.push(Some(range));
             start += room(item);

@@ -1,7 +1,7 @@
 //! The list of formats: one row each, from which [`DType`] and its dispatch are made.
 
 use bytemuck::Pod;
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use crate::formats;
 
@@ -27,11 +27,25 @@ pub trait BlockFormat: 'static {
     /// Quantizes `x[..ELEMENTS]`: the reference quantizer.
     fn encode(x: &[f32]) -> Self::Block;
 
-    /// Writes `block` as row `lane` (0..16) of the panel block(s) in `out`.
-    /// Only for formats that have a [`PANEL`](Self::PANEL).
-    fn pack(block: &Self::Block, lane: usize, out: &mut [u8]) {
-        let _ = (block, lane, out);
+    /// Writes one block of each of sixteen rows as a panel block (or several). Only for
+    /// formats that have a [`PANEL`](Self::PANEL). Marked `#[inline(always)]`, so that it
+    /// is compiled for the instruction set it is called on.
+    fn pack(blocks: &[&Self::Block; PANEL_ROWS], out: &mut [u8]) {
+        let _ = (blocks, out);
         unreachable!("a format without a panel kind is never packed")
+    }
+
+    /// As [`pack`](Self::pack) for as many blocks of each row as the panel has.
+    ///
+    /// # Panics
+    /// When the rows are not of one length.
+    #[inline(always)]
+    fn pack_rows(rows: &[&[Self::Block]; PANEL_ROWS], out: &mut [u8]) {
+        let len = rows[0].len();
+        let rows: [&[Self::Block]; PANEL_ROWS] = std::array::from_fn(|lane| &rows[lane][..len]);
+        for (i, out) in out.chunks_exact_mut(out.len() / len).enumerate() {
+            Self::pack(&std::array::from_fn(|lane| &rows[lane][i]), out);
+        }
     }
 
     /// Reads row `lane` back: the exact inverse of [`pack`](Self::pack).
@@ -65,6 +79,11 @@ macro_rules! formats {
             /// The type's name, such as `Q4_0`.
             pub const fn name(self) -> &'static str {
                 match self { $(DType::$name => stringify!($name)),* }
+            }
+
+            /// The name of the type of tensors that hold its panels, such as `packed Q4_0`.
+            pub const fn packed_name(self) -> &'static str {
+                match self { $(DType::$name => concat!("packed ", stringify!($name))),* }
             }
 
             /// Elements of one block.

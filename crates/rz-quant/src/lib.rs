@@ -7,7 +7,9 @@ mod dtype;
 pub mod formats;
 mod gated;
 mod matrix;
+mod pack;
 
 pub use dtype::{BlockFormat, DType, FormatVisitor};
 pub use gated::{Affine, gated};
-pub use matrix::{Input, Matrix, ShapeError, matmul, pack};
+pub use matrix::{Input, Matrix, ShapeError, matmul};
+pub use pack::{PACKED_LAYOUT, pack};

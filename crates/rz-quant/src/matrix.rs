@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rz_kernels::{
-    Activations, Arena, Columns, Kernels, PANEL_ROWS, PanelRef, Split, Team, dot_rows, float_panel_product,
+    Activations, Columns, Kernels, PANEL_ROWS, PanelRef, Split, Team, dot_rows, float_panel_product,
     panel_product,
 };
 
@@ -21,7 +21,7 @@ pub struct Matrix {
 
 enum Storage {
     /// Sixteen rows interleaved: the fast path.
-    Panels { arena: Arc<Arena>, range: Range<usize> },
+    Panels { memory: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize> },
     /// Blocks as they lie in the file, with activations in `f32`.
     Blocks(Box<dyn AsRef<[u8]> + Send + Sync>),
 }
@@ -41,7 +41,7 @@ pub struct ShapeError {
 }
 
 impl ShapeError {
-    fn check(dtype: DType, rows: usize, columns: usize, bytes: usize) -> Result<(), ShapeError> {
+    pub(crate) fn check(dtype: DType, rows: usize, columns: usize, bytes: usize) -> Result<(), ShapeError> {
         let expected = dtype.row_bytes(columns).and_then(|row| row.checked_mul(rows));
         if rows == 0 || columns == 0 || expected != Some(bytes) {
             return Err(ShapeError { dtype, rows, columns, bytes });
@@ -51,6 +51,9 @@ impl ShapeError {
 }
 
 impl Matrix {
+    /// What the addresses of packed matrices are multiples of.
+    pub const PANEL_ALIGN: usize = 64;
+
     /// A matrix whose blocks stay where they are: mapped from a file, say.
     ///
     /// # Errors
@@ -65,24 +68,27 @@ impl Matrix {
         Ok(Matrix { dtype, rows, columns, storage: Storage::Blocks(blocks) })
     }
 
-    /// A matrix that [`pack`] has written to `range` of `arena`.
+    /// A matrix that [`pack`](crate::pack) has written to `range` of `memory`, now or for a file.
     ///
     /// # Panics
-    /// When `dtype` has no panel kind or the range has not the size of the packed matrix.
+    /// When `dtype` has no panel kind, the range has not the size of the packed matrix, or it
+    /// is not aligned to [`PANEL_ALIGN`](Self::PANEL_ALIGN).
     pub fn from_panels(
         dtype: DType,
         rows: usize,
         columns: usize,
-        arena: Arc<Arena>,
+        memory: Arc<dyn AsRef<[u8]> + Send + Sync>,
         range: Range<usize>,
     ) -> Matrix {
-        let matrix = Matrix { dtype, rows, columns, storage: Storage::Panels { arena, range } };
+        let start = (*memory).as_ref()[range.clone()].as_ptr();
+        assert!(start.addr().is_multiple_of(Matrix::PANEL_ALIGN), "panels at an address of their alignment");
+        let matrix = Matrix { dtype, rows, columns, storage: Storage::Panels { memory, range } };
         // Checks the size.
         let _ = matrix.panels();
         matrix
     }
 
-    /// Bytes that [`pack`] writes for a matrix, or `None` when the type has no panel kind.
+    /// Bytes that [`pack`](crate::pack) writes for a matrix, or `None` when the type has no panel kind.
     pub fn packed_bytes(dtype: DType, rows: usize, columns: usize) -> Option<usize> {
         dtype.panel()?.matrix_bytes(rows, columns)
     }
@@ -127,74 +133,24 @@ impl Matrix {
                 let size = bytes.len() / self.rows;
                 self.dtype.decode(&bytes[index * size..][..size], out);
             }
-            Storage::Panels { arena, range } => {
+            Storage::Panels { memory, range } => {
                 let panel = range.len() / self.rows.div_ceil(PANEL_ROWS);
-                let panel = &arena[range.clone()][index / PANEL_ROWS * panel..][..panel];
+                let panel = &(**memory).as_ref()[range.clone()][index / PANEL_ROWS * panel..][..panel];
                 self.dtype.visit(UnpackRow { panel, lane: index % PANEL_ROWS, out });
             }
         }
     }
 
     fn panels(&self) -> Option<PanelRef<'_>> {
-        let Storage::Panels { arena, range } = &self.storage else { return None };
+        let Storage::Panels { memory, range } = &self.storage else { return None };
         let kind = self.dtype.panel().expect("only types with a panel kind are packed");
-        Some(PanelRef::new(kind, self.rows, self.columns, &arena[range.clone()]))
+        Some(PanelRef::new(kind, self.rows, self.columns, &(**memory).as_ref()[range.clone()]))
     }
 }
 
 impl std::fmt::Debug for Matrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Matrix({} x {}, {})", self.rows, self.columns, self.dtype)
-    }
-}
-
-/// Interleaves the rows of a matrix in file order into panels, on all threads. The bits
-/// are the same in another order: [`BlockFormat::unpack`] is the inverse.
-///
-/// # Errors
-/// When `blocks` is not `rows * columns` elements of `dtype`.
-///
-/// # Panics
-/// When `out` is not [`Matrix::packed_bytes`] long. It must be zeroed: rows that the
-/// matrix does not have are not written.
-pub fn pack(
-    team: &Team<'_>,
-    dtype: DType,
-    rows: usize,
-    columns: usize,
-    blocks: &[u8],
-    out: &mut [u8],
-) -> Result<(), ShapeError> {
-    ShapeError::check(dtype, rows, columns, blocks.len())?;
-    assert_eq!(Some(out.len()), Matrix::packed_bytes(dtype, rows, columns), "size of the packed matrix");
-    let panel = out.len() / rows.div_ceil(PANEL_ROWS);
-    let source = PANEL_ROWS * (blocks.len() / rows);
-    team.rows(out, panel, |first, panels| {
-        let blocks = blocks[first * source..].chunks(source);
-        for (rows, panel) in blocks.zip(panels.chunks_exact_mut(panel)) {
-            dtype.visit(PackPanel { row: source / PANEL_ROWS, rows, panel });
-        }
-    });
-    Ok(())
-}
-
-struct PackPanel<'a> {
-    row: usize,
-    rows: &'a [u8],
-    panel: &'a mut [u8],
-}
-
-impl FormatVisitor for PackPanel<'_> {
-    type Output = ();
-
-    fn visit<F: BlockFormat>(self) {
-        let panel_block = self.panel.len() / (self.row / size_of::<F::Block>());
-        for (lane, row) in self.rows.chunks_exact(self.row).enumerate() {
-            let blocks: &[F::Block] = bytemuck::cast_slice(row);
-            for (block, out) in blocks.iter().zip(self.panel.chunks_exact_mut(panel_block)) {
-                F::pack(block, lane, out);
-            }
-        }
     }
 }
 

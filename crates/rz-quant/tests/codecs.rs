@@ -44,9 +44,7 @@ impl FormatVisitor for PanelRoundTrip<'_> {
         let blocks: &[F::Block] = bytemuck::cast_slice(self.0);
         let kind = F::PANEL.expect("a format with a panel");
         let mut panel = vec![0xa5; kind.block_bytes()];
-        for (lane, block) in blocks.iter().enumerate() {
-            F::pack(block, lane, &mut panel);
-        }
+        F::pack(&std::array::from_fn(|lane| &blocks[lane]), &mut panel);
         let mut back = vec![F::Block::zeroed(); blocks.len()];
         for (lane, block) in back.iter_mut().enumerate() {
             *block = F::unpack(&panel, lane);

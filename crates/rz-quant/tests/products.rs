@@ -54,7 +54,7 @@ fn packed(dtype: DType, rows: usize, columns: usize, bytes: &[u8]) -> Matrix {
     let size = Matrix::packed_bytes(dtype, rows, columns).unwrap();
     let mut arena = Arena::new(size).unwrap();
     let pool = Pool::new(2).unwrap();
-    pool.step(|team| pack(team, dtype, rows, columns, bytes, &mut arena[..size])).unwrap();
+    pool.step(|team| pack(Kernels::detect(), team, dtype, rows, columns, bytes, &mut arena[..size])).unwrap();
     Matrix::from_panels(dtype, rows, columns, Arc::new(arena), 0..size)
 }
 

@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use crate::BlockFormat;
 
@@ -24,8 +24,19 @@ impl BlockFormat for BF16 {
         bf16::from_f32(x[0]).to_le_bytes()
     }
 
-    fn pack(block: &[u8; 2], lane: usize, out: &mut [u8]) {
-        out[2 * lane..][..2].copy_from_slice(block);
+    #[inline(always)]
+    fn pack(blocks: &[&[u8; 2]; PANEL_ROWS], out: &mut [u8]) {
+        out.copy_from_slice(blocks.map(|block| *block).as_flattened());
+    }
+
+    #[inline(always)]
+    fn pack_rows(rows: &[&[[u8; 2]]; PANEL_ROWS], out: &mut [u8]) {
+        let columns: &mut [[[u8; 2]; PANEL_ROWS]] = bytemuck::cast_slice_mut(out);
+        for lane in 0..PANEL_ROWS {
+            for (column, element) in columns.iter_mut().zip(rows[lane]) {
+                column[lane] = *element;
+            }
+        }
     }
 
     fn unpack(panel: &[u8], lane: usize) -> [u8; 2] {

@@ -1,6 +1,6 @@
 //! F16: IEEE half precision, little-endian. A block is one element.
 
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{half, to_half};
 use crate::BlockFormat;
@@ -22,8 +22,19 @@ impl BlockFormat for F16 {
         to_half(x[0])
     }
 
-    fn pack(block: &[u8; 2], lane: usize, out: &mut [u8]) {
-        out[2 * lane..][..2].copy_from_slice(block);
+    #[inline(always)]
+    fn pack(blocks: &[&[u8; 2]; PANEL_ROWS], out: &mut [u8]) {
+        out.copy_from_slice(blocks.map(|block| *block).as_flattened());
+    }
+
+    #[inline(always)]
+    fn pack_rows(rows: &[&[[u8; 2]]; PANEL_ROWS], out: &mut [u8]) {
+        let columns: &mut [[[u8; 2]; PANEL_ROWS]] = bytemuck::cast_slice_mut(out);
+        for lane in 0..PANEL_ROWS {
+            for (column, element) in columns.iter_mut().zip(rows[lane]) {
+                column[lane] = *element;
+            }
+        }
     }
 
     fn unpack(panel: &[u8], lane: usize) -> [u8; 2] {

@@ -1,27 +1,100 @@
-//! One row's part of a panel block: where `rz_kernels::PanelKind` puts its bits.
+//! Where `rz_kernels::PanelKind` puts the bits of sixteen rows, and those of one row.
 
-/// Writes the values of row `lane`, 32 for each step, into the bit planes of a panel
-/// block: `BASE` low bits, then `EXTRA` high ones.
-pub(super) fn store<const BASE: usize, const EXTRA: usize>(q: &[u8], lane: usize, planes: &mut [u8]) {
-    let (steps, _) = q.as_chunks::<32>();
-    for (q, planes) in steps.iter().zip(planes.chunks_exact_mut(64 * (BASE + EXTRA))) {
-        let (base, extra) = planes.split_at_mut(64 * BASE);
-        store_plane::<BASE>(q, 0, lane, base);
-        if EXTRA > 0 {
-            store_plane::<EXTRA>(q, BASE, lane, extra);
+use rz_kernels::PANEL_ROWS;
+
+/// Four bytes of each of sixteen rows: one plane of a panel.
+pub(super) type Plane = [[u8; 4]; PANEL_ROWS];
+
+/// Four bytes of each row after four bytes of each row: bytes that hold a row's bits as
+/// planes want them become planes.
+#[inline(always)]
+pub(super) fn interleave(rows: &[&[u8]; PANEL_ROWS], planes: &mut [u8]) {
+    let planes: &mut [Plane] = bytemuck::cast_slice_mut(planes);
+    for lane in 0..PANEL_ROWS {
+        let (fours, _) = rows[lane].as_chunks::<4>();
+        for (plane, four) in planes.iter_mut().zip(fours) {
+            plane[lane] = *four;
         }
     }
 }
 
-/// Writes bytes that hold a row's bits as planes want them, four to each plane.
+/// Writes values that a file keeps in runs of `RUN` bytes (see `planes`), 32 or more, as
+/// `BITS` bits each: into the planes that start `first` bytes into each `step` bytes of a
+/// panel block. `BYTES` is the length of all runs.
 #[inline(always)]
-pub(super) fn store_bits(bytes: &[u8], lane: usize, planes: &mut [u8]) {
-    for (plane, four) in planes.chunks_exact_mut(64).zip(bytes.chunks_exact(4)) {
-        plane[4 * lane..][..4].copy_from_slice(four);
+pub(super) fn store_runs<const BITS: usize, const RUN: usize, const BYTES: usize>(
+    rows: &[&[u8; BYTES]; PANEL_ROWS],
+    planes: &mut [u8],
+    first: usize,
+    step: usize,
+) {
+    const { assert!(RUN.is_multiple_of(32), "a run holds whole steps") };
+    let mut runs = [[[0; 4]; PANEL_ROWS]; 32];
+    let runs = &mut runs[..BYTES / 4];
+    interleave(&rows.map(|row| row.as_slice()), runs.as_flattened_mut().as_flattened_mut());
+    let values = RUN * 8 / BITS;
+    for (index, planes) in planes.chunks_exact_mut(step).enumerate() {
+        let (run, within) = (32 * index / values, 32 * index % values);
+        let columns = runs[(run * RUN + within % RUN) / 4..].first_chunk().expect("runs of all steps");
+        let (planes, _) = planes[first..].as_chunks_mut::<64>();
+        for (i, plane) in planes[..BITS].iter_mut().enumerate() {
+            *plane = share::<BITS>(columns, i, within / RUN * BITS);
+        }
     }
 }
 
-/// The inverse of [`store_bits`].
+/// Plane `index` of those of `BITS` bits: of 32 columns, each a byte that holds its bits
+/// from bit `from` on.
+#[inline(always)]
+fn share<const BITS: usize>(columns: &[Plane; 8], index: usize, from: usize) -> [u8; 64] {
+    // Every fourth column from the plane's first on shares a byte, or, of four bits, every
+    // sixteenth. Bytes are shifted eight at a time; the mask drops what crosses over.
+    let sharing = 8 / BITS;
+    let mask = ((1 << BITS) - 1) * 0x0101_0101_0101_0101u64;
+    let mut words = [0u64; 8];
+    for j in 0..sharing {
+        let column = if BITS == 4 { index + 4 * j } else { index * sharing + j };
+        let column: [u64; 8] = bytemuck::cast(columns[column]);
+        for (word, column) in words.iter_mut().zip(column) {
+            *word |= (u64::from_le(column) >> from & mask) << (BITS * j);
+        }
+    }
+    bytemuck::cast(words.map(u64::to_le))
+}
+
+/// The word of one row in the plane of one bit: bit `j` of byte `i` is bit `4j + i` of `bits`.
+#[inline(always)]
+pub(super) fn gather_bits(bits: [u8; 4]) -> [u8; 4] {
+    let word = u32::from_le_bytes(bits);
+    let mut gathered = 0;
+    for i in 0..4 {
+        // Every fourth bit, moved together: two, then four, then eight.
+        let spread = word >> i & 0x1111_1111;
+        let pairs = (spread | spread >> 3) & 0x0303_0303;
+        let fours = (pairs | pairs >> 6) & 0x000f_000f;
+        gathered |= ((fours | fours >> 12) & 0xff) << (8 * i);
+    }
+    gathered.to_le_bytes()
+}
+
+/// Writes a half-precision field of each row.
+#[inline(always)]
+pub(super) fn store_halves(fields: [[u8; 2]; PANEL_ROWS], out: &mut [u8]) {
+    out.copy_from_slice(fields.as_flattened());
+}
+
+/// Writes byte `i` of each row into the `i`th 16 bytes of a header.
+#[inline(always)]
+pub(super) fn store_bytes<const N: usize>(rows: &[[u8; N]; PANEL_ROWS], header: &mut [u8]) {
+    let (header, _) = header.as_chunks_mut::<PANEL_ROWS>();
+    for (i, out) in header[..N].iter_mut().enumerate() {
+        for lane in 0..PANEL_ROWS {
+            out[lane] = rows[lane][i];
+        }
+    }
+}
+
+/// The inverse of [`interleave`] for one row.
 pub(super) fn load_bits<const N: usize>(planes: &[u8], lane: usize) -> [u8; N] {
     let mut bytes = [0; N];
     for (four, plane) in bytes.chunks_exact_mut(4).zip(planes.chunks_exact(64)) {
@@ -30,7 +103,7 @@ pub(super) fn load_bits<const N: usize>(planes: &[u8], lane: usize) -> [u8; N] {
     bytes
 }
 
-/// The inverse of [`store`].
+/// The inverse of [`store_runs`] for the low `BASE` and the high `EXTRA` bits together.
 pub(super) fn load<const BASE: usize, const EXTRA: usize, const N: usize>(
     planes: &[u8],
     lane: usize,
@@ -45,36 +118,6 @@ pub(super) fn load<const BASE: usize, const EXTRA: usize, const N: usize>(
         }
     }
     q
-}
-
-// The bytes of a row in the planes of `BITS` bits, plane after plane, four each.
-#[inline(always)]
-fn gather<const BITS: usize>(q: &[u8; 32], at: usize) -> [u8; 32] {
-    let mask = ((1u32 << BITS) - 1) as u8;
-    let value = |column: usize| q[column] >> at & mask;
-    let mut bytes = [0; 32];
-    // Every fourth column from `first` on shares a byte, or, of four bits, every sixteenth.
-    for (k, byte) in bytes[..4 * BITS].iter_mut().enumerate() {
-        *byte = match BITS {
-            8 => value(k),
-            4 => value(k) | value(16 + k) << 4,
-            2 => {
-                let first = k / 4 * 16 + k % 4;
-                value(first) | value(first + 4) << 2 | value(first + 8) << 4 | value(first + 12) << 6
-            }
-            _ => {
-                let low = value(k) | value(4 + k) << 1 | value(8 + k) << 2 | value(12 + k) << 3;
-                let high = value(16 + k) | value(20 + k) << 1 | value(24 + k) << 2 | value(28 + k) << 3;
-                low | high << 4
-            }
-        };
-    }
-    bytes
-}
-
-#[inline(always)]
-fn store_plane<const BITS: usize>(q: &[u8; 32], at: usize, lane: usize, planes: &mut [u8]) {
-    store_bits(&gather::<BITS>(q, at)[..4 * BITS], lane, planes);
 }
 
 #[inline(always)]
@@ -97,24 +140,12 @@ fn load_plane<const BITS: usize>(q: &mut [u8; 32], at: usize, lane: usize, plane
     }
 }
 
-/// Writes the half-precision field of row `lane` into 32 bytes of a header.
-pub(super) fn store_half(field: [u8; 2], lane: usize, fields: &mut [u8]) {
-    fields[2 * lane..][..2].copy_from_slice(&field);
-}
-
-/// The inverse of [`store_half`].
+/// The inverse of [`store_halves`] for one row.
 pub(super) fn load_half(fields: &[u8], lane: usize) -> [u8; 2] {
     [fields[2 * lane], fields[2 * lane + 1]]
 }
 
-/// Writes byte `i` of row `lane` into the `i`th 16 bytes of a header.
-pub(super) fn store_bytes(bytes: &[u8], lane: usize, header: &mut [u8]) {
-    for (byte, rows) in bytes.iter().zip(header.chunks_exact_mut(16)) {
-        rows[lane] = *byte;
-    }
-}
-
-/// The inverse of [`store_bytes`].
+/// The inverse of [`store_bytes`] for one row.
 pub(super) fn load_bytes<const N: usize>(header: &[u8], lane: usize) -> [u8; N] {
     std::array::from_fn(|i| header[16 * i + lane])
 }

@@ -10,7 +10,7 @@
 //! `x = d * scale * q - dmin * min`, with `q` in `0..4`, `scale` and `min` in `0..16`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{affine, half};
 use super::{lanes, planes, search};
@@ -61,12 +61,13 @@ impl BlockFormat for Q2_K {
         }
     }
 
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(320);
-        lanes::store_half(block.d, lane, &mut header[..32]);
-        lanes::store_half(block.dmin, lane, &mut header[32..64]);
-        lanes::store_bytes(&block.scales, lane, &mut header[64..]);
-        lanes::store::<2, 0>(&quants(block), lane, planes);
+        lanes::store_halves(blocks.map(|block| block.d), &mut header[..32]);
+        lanes::store_halves(blocks.map(|block| block.dmin), &mut header[32..64]);
+        lanes::store_bytes(&blocks.map(|block| block.scales), &mut header[64..]);
+        lanes::store_runs::<2, 32, 64>(&blocks.map(|block| &block.qs), planes, 0, 128);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

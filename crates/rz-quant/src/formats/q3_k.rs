@@ -11,7 +11,7 @@
 //! `x = d * (scale - 32) * (q - 4)`, with `q` in `0..8` and `scale` in `0..64`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{centred, half};
 use super::{lanes, planes, search};
@@ -69,12 +69,14 @@ impl BlockFormat for Q3_K {
     }
 
     // The file's own bytes of scales, eight and four, are what the panel interleaves.
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(224);
-        lanes::store_half(block.d, lane, &mut header[..32]);
-        lanes::store_bytes(&block.scales_low, lane, &mut header[32..160]);
-        lanes::store_bytes(&block.scales_high, lane, &mut header[160..]);
-        lanes::store::<2, 1>(&quants(block), lane, planes);
+        lanes::store_halves(blocks.map(|block| block.d), &mut header[..32]);
+        lanes::store_bytes(&blocks.map(|block| block.scales_low), &mut header[32..160]);
+        lanes::store_bytes(&blocks.map(|block| block.scales_high), &mut header[160..]);
+        lanes::store_runs::<2, 32, 64>(&blocks.map(|block| &block.qs), planes, 0, 192);
+        lanes::store_runs::<1, 32, 32>(&blocks.map(|block| &block.hmask), planes, 128, 192);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

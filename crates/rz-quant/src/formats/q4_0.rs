@@ -8,7 +8,7 @@
 //! `x = d * (q - 8)`, with `q` in `0..16`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{HALF_MAX, half, inverse, limited, peak, to_half};
 use super::lanes;
@@ -54,10 +54,11 @@ impl BlockFormat for Q4_0 {
     }
 
     // The file pairs the very columns that the planes pair.
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (scales, planes) = out.split_at_mut(32);
-        lanes::store_half(block.d, lane, scales);
-        lanes::store_bits(&block.qs, lane, planes);
+        lanes::store_halves(blocks.map(|block| block.d), scales);
+        lanes::interleave(&blocks.map(|block| block.qs.as_slice()), planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

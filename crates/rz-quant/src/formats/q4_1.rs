@@ -9,7 +9,7 @@
 //! `x = d * q + m`, with `q` in `0..16`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{HALF_MAX, half, inverse, limited, range, to_half};
 use super::lanes;
@@ -58,11 +58,12 @@ impl BlockFormat for Q4_1 {
     }
 
     // The file pairs the very columns that the planes pair.
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (fields, planes) = out.split_at_mut(64);
-        lanes::store_half(block.d, lane, &mut fields[..32]);
-        lanes::store_half(block.m, lane, &mut fields[32..]);
-        lanes::store_bits(&block.qs, lane, planes);
+        lanes::store_halves(blocks.map(|block| block.d), &mut fields[..32]);
+        lanes::store_halves(blocks.map(|block| block.m), &mut fields[32..]);
+        lanes::interleave(&blocks.map(|block| block.qs.as_slice()), planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

@@ -14,7 +14,7 @@
 //! `j + 8` the low four bits of `scale[j + 4]`, then those of `min[j + 4]`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{affine, half};
 use super::{lanes, planes, search};
@@ -65,14 +65,15 @@ impl BlockFormat for Q4_K {
         }
     }
 
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(320);
-        let (scales, mins) = planes::read_scales(&block.scales);
-        lanes::store_half(block.d, lane, &mut header[..32]);
-        lanes::store_half(block.dmin, lane, &mut header[32..64]);
-        lanes::store_bytes(&scales, lane, &mut header[64..192]);
-        lanes::store_bytes(&mins, lane, &mut header[192..]);
-        lanes::store::<4, 0>(&quants(block), lane, planes);
+        let scales = blocks.map(|block| planes::read_scales(&block.scales));
+        lanes::store_halves(blocks.map(|block| block.d), &mut header[..32]);
+        lanes::store_halves(blocks.map(|block| block.dmin), &mut header[32..64]);
+        lanes::store_bytes(&scales.map(|(scales, _)| scales), &mut header[64..192]);
+        lanes::store_bytes(&scales.map(|(_, mins)| mins), &mut header[192..]);
+        lanes::store_runs::<4, 32, 128>(&blocks.map(|block| &block.qs), planes, 0, 256);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

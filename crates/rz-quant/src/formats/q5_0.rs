@@ -9,7 +9,7 @@
 //! `x = d * (q - 16)`, with `q` in `0..32`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{HALF_MAX, centred, half, inverse, limited, peak, to_half};
 use super::{lanes, planes};
@@ -54,13 +54,15 @@ impl BlockFormat for Q5_0 {
         Block { d: to_half(d), qh: planes::write::<1, 1, 4>(&q, 4), qs: planes::write::<4, 16, 16>(&q, 0) }
     }
 
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
-        let mut q = [0; 32];
-        planes::read::<4, 16>(&block.qs, 0, &mut q);
-        planes::read::<1, 1>(&block.qh, 4, &mut q);
+    // The low bits of the file are paired as those of the planes.
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (scales, planes) = out.split_at_mut(32);
-        lanes::store_half(block.d, lane, scales);
-        lanes::store::<4, 1>(&q, lane, planes);
+        lanes::store_halves(blocks.map(|block| block.d), scales);
+        let (low, high) = planes.split_at_mut(256);
+        lanes::interleave(&blocks.map(|block| block.qs.as_slice()), low);
+        let words = blocks.map(|block| lanes::gather_bits(block.qh));
+        high.copy_from_slice(words.as_flattened());
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

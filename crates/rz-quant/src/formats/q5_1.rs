@@ -10,7 +10,7 @@
 //! `x = d * q + m`, with `q` in `0..32`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{HALF_MAX, affine, half, inverse, limited, range, to_half};
 use super::{lanes, planes};
@@ -63,14 +63,16 @@ impl BlockFormat for Q5_1 {
         }
     }
 
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
-        let mut q = [0; 32];
-        planes::read::<4, 16>(&block.qs, 0, &mut q);
-        planes::read::<1, 1>(&block.qh, 4, &mut q);
+    // The low bits of the file are paired as those of the planes.
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (fields, planes) = out.split_at_mut(64);
-        lanes::store_half(block.d, lane, &mut fields[..32]);
-        lanes::store_half(block.m, lane, &mut fields[32..]);
-        lanes::store::<4, 1>(&q, lane, planes);
+        lanes::store_halves(blocks.map(|block| block.d), &mut fields[..32]);
+        lanes::store_halves(blocks.map(|block| block.m), &mut fields[32..]);
+        let (low, high) = planes.split_at_mut(256);
+        lanes::interleave(&blocks.map(|block| block.qs.as_slice()), low);
+        let words = blocks.map(|block| lanes::gather_bits(block.qh));
+        high.copy_from_slice(words.as_flattened());
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

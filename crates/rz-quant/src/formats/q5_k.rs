@@ -11,7 +11,7 @@
 //! `x = d * scale * q - dmin * min`, with `q` in `0..32`, `scale` and `min` in `0..64`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{affine, half};
 use super::{lanes, planes, search};
@@ -65,14 +65,16 @@ impl BlockFormat for Q5_K {
         }
     }
 
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(320);
-        let (scales, mins) = planes::read_scales(&block.scales);
-        lanes::store_half(block.d, lane, &mut header[..32]);
-        lanes::store_half(block.dmin, lane, &mut header[32..64]);
-        lanes::store_bytes(&scales, lane, &mut header[64..192]);
-        lanes::store_bytes(&mins, lane, &mut header[192..]);
-        lanes::store::<4, 1>(&quants(block), lane, planes);
+        let scales = blocks.map(|block| planes::read_scales(&block.scales));
+        lanes::store_halves(blocks.map(|block| block.d), &mut header[..32]);
+        lanes::store_halves(blocks.map(|block| block.dmin), &mut header[32..64]);
+        lanes::store_bytes(&scales.map(|(scales, _)| scales), &mut header[64..192]);
+        lanes::store_bytes(&scales.map(|(_, mins)| mins), &mut header[192..]);
+        lanes::store_runs::<4, 32, 128>(&blocks.map(|block| &block.qs), planes, 0, 320);
+        lanes::store_runs::<1, 32, 32>(&blocks.map(|block| &block.qh), planes, 256, 320);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

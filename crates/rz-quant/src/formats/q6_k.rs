@@ -10,7 +10,7 @@
 //! `x = d * scale * (q - 32)`, with `q` in `0..64` and `scale` in `-128..128`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{centred, half};
 use super::{lanes, planes, search};
@@ -61,11 +61,13 @@ impl BlockFormat for Q6_K {
         }
     }
 
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(288);
-        lanes::store_half(block.d, lane, &mut header[..32]);
-        lanes::store_bytes(&block.scales.map(|scale| scale as u8), lane, &mut header[32..]);
-        lanes::store::<4, 2>(&quants(block), lane, planes);
+        lanes::store_halves(blocks.map(|block| block.d), &mut header[..32]);
+        lanes::store_bytes(&blocks.map(|block| block.scales.map(|scale| scale as u8)), &mut header[32..]);
+        lanes::store_runs::<4, 64, 128>(&blocks.map(|block| &block.ql), planes, 0, 384);
+        lanes::store_runs::<2, 32, 64>(&blocks.map(|block| &block.qh), planes, 256, 384);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

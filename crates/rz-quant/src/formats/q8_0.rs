@@ -8,7 +8,7 @@
 //! `x = d * q`, with `q` in `-128..128`; the encoder uses `-127..=127`.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::PanelKind;
+use rz_kernels::{PANEL_ROWS, PanelKind};
 
 use super::common::{HALF_MAX, half, inverse, limited, peak, to_half};
 use super::lanes;
@@ -51,10 +51,12 @@ impl BlockFormat for Q8_0 {
 
     // A panel holds q + 128, which flips the sign bit.
 
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (scales, planes) = out.split_at_mut(32);
-        lanes::store_half(block.d, lane, scales);
-        lanes::store_bits(&block.qs.map(|q| q as u8 ^ 0x80), lane, planes);
+        lanes::store_halves(blocks.map(|block| block.d), scales);
+        lanes::interleave(&blocks.map(|block| bytemuck::cast_slice(&block.qs)), planes);
+        planes.iter_mut().for_each(|q| *q ^= 0x80);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

@@ -5,6 +5,7 @@ use half::bf16;
 
 use rz_kernels::{PANEL_ROWS, PanelKind};
 
+use super::lanes;
 use crate::BlockFormat;
 
 /// The marker of this format.
@@ -31,12 +32,7 @@ impl BlockFormat for BF16 {
 
     #[inline(always)]
     fn pack_rows(rows: &[&[[u8; 2]]; PANEL_ROWS], out: &mut [u8]) {
-        let columns: &mut [[[u8; 2]; PANEL_ROWS]] = bytemuck::cast_slice_mut(out);
-        for lane in 0..PANEL_ROWS {
-            for (column, element) in columns.iter_mut().zip(rows[lane]) {
-                column[lane] = *element;
-            }
-        }
+        lanes::interleave_elements(rows, out);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> [u8; 2] {

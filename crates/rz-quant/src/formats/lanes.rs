@@ -18,6 +18,22 @@ pub(super) fn interleave(rows: &[&[u8]; PANEL_ROWS], planes: &mut [u8]) {
     }
 }
 
+/// An element of each row after an element of each row.
+#[inline(always)]
+pub(super) fn interleave_elements<const N: usize>(rows: &[&[[u8; N]]; PANEL_ROWS], out: &mut [u8]) {
+    // Each row writes to every line: few enough columns at a time that the lines stay in
+    // the first cache until the last row has.
+    const TILE: usize = 128;
+    let columns: &mut [[[u8; N]; PANEL_ROWS]] = bytemuck::cast_slice_mut(out);
+    for (tile, columns) in columns.chunks_mut(TILE).enumerate() {
+        for lane in 0..PANEL_ROWS {
+            for (column, element) in columns.iter_mut().zip(&rows[lane][tile * TILE..]) {
+                column[lane] = *element;
+            }
+        }
+    }
+}
+
 /// Writes values that a file keeps in runs of `RUN` bytes (see `planes`), 32 or more, as
 /// `BITS` bits each: into the planes that start `first` bytes into each `step` bytes of a
 /// panel block. `BYTES` is the length of all runs.

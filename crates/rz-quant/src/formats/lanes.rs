@@ -8,10 +8,14 @@ pub(super) type Plane = [[u8; 4]; PANEL_ROWS];
 /// Four bytes of each row after four bytes of each row: bytes that hold a row's bits as
 /// planes want them become planes.
 #[inline(always)]
-pub(super) fn interleave(rows: &[&[u8]; PANEL_ROWS], planes: &mut [u8]) {
+pub(super) fn interleave<B, const N: usize>(
+    blocks: &[&B; PANEL_ROWS],
+    bytes: impl Fn(&B) -> &[u8; N],
+    planes: &mut [u8],
+) {
     let planes: &mut [Plane] = bytemuck::cast_slice_mut(planes);
     for lane in 0..PANEL_ROWS {
-        let (fours, _) = rows[lane].as_chunks::<4>();
+        let (fours, _) = bytes(blocks[lane]).as_chunks::<4>();
         for (plane, four) in planes.iter_mut().zip(fours) {
             plane[lane] = *four;
         }
@@ -38,8 +42,9 @@ pub(super) fn interleave_elements<const N: usize>(rows: &[&[[u8; N]]; PANEL_ROWS
 /// `BITS` bits each: into the planes that start `first` bytes into each `step` bytes of a
 /// panel block. `BYTES` is the length of all runs.
 #[inline(always)]
-pub(super) fn store_runs<const BITS: usize, const RUN: usize, const BYTES: usize>(
-    rows: &[&[u8; BYTES]; PANEL_ROWS],
+pub(super) fn store_runs<const BITS: usize, const RUN: usize, const BYTES: usize, B>(
+    blocks: &[&B; PANEL_ROWS],
+    bytes: impl Fn(&B) -> &[u8; BYTES],
     planes: &mut [u8],
     first: usize,
     step: usize,
@@ -47,7 +52,7 @@ pub(super) fn store_runs<const BITS: usize, const RUN: usize, const BYTES: usize
     const { assert!(RUN.is_multiple_of(32), "a run holds whole steps") };
     let mut runs = [[[0; 4]; PANEL_ROWS]; 32];
     let runs = &mut runs[..BYTES / 4];
-    interleave(&rows.map(|row| row.as_slice()), runs.as_flattened_mut().as_flattened_mut());
+    interleave(blocks, bytes, runs.as_flattened_mut().as_flattened_mut());
     let values = RUN * 8 / BITS;
     for (index, planes) in planes.chunks_exact_mut(step).enumerate() {
         let (run, within) = (32 * index / values, 32 * index % values);
@@ -78,9 +83,18 @@ fn share<const BITS: usize>(columns: &[Plane; 8], index: usize, from: usize) -> 
     bytemuck::cast(words.map(u64::to_le))
 }
 
+/// Writes the plane of one bit, from words whose bit `c` is that of column `c`.
+#[inline(always)]
+pub(super) fn store_bits<B>(blocks: &[&B; PANEL_ROWS], bits: impl Fn(&B) -> [u8; 4], plane: &mut [u8]) {
+    let (plane, _) = plane.as_chunks_mut();
+    for (word, block) in plane[..PANEL_ROWS].iter_mut().zip(blocks) {
+        *word = gather_bits(bits(block));
+    }
+}
+
 /// The word of one row in the plane of one bit: bit `j` of byte `i` is bit `4j + i` of `bits`.
 #[inline(always)]
-pub(super) fn gather_bits(bits: [u8; 4]) -> [u8; 4] {
+fn gather_bits(bits: [u8; 4]) -> [u8; 4] {
     let word = u32::from_le_bytes(bits);
     let mut gathered = 0;
     for i in 0..4 {
@@ -95,17 +109,25 @@ pub(super) fn gather_bits(bits: [u8; 4]) -> [u8; 4] {
 
 /// Writes a half-precision field of each row.
 #[inline(always)]
-pub(super) fn store_halves(fields: [[u8; 2]; PANEL_ROWS], out: &mut [u8]) {
-    out.copy_from_slice(fields.as_flattened());
+pub(super) fn store_halves<B>(blocks: &[&B; PANEL_ROWS], field: impl Fn(&B) -> [u8; 2], out: &mut [u8]) {
+    let (out, _) = out.as_chunks_mut();
+    for (out, block) in out[..PANEL_ROWS].iter_mut().zip(blocks) {
+        *out = field(block);
+    }
 }
 
 /// Writes byte `i` of each row into the `i`th 16 bytes of a header.
 #[inline(always)]
-pub(super) fn store_bytes<const N: usize>(rows: &[[u8; N]; PANEL_ROWS], header: &mut [u8]) {
+pub(super) fn store_bytes<B, const N: usize>(
+    blocks: &[&B; PANEL_ROWS],
+    bytes: impl Fn(&B) -> [u8; N],
+    header: &mut [u8],
+) {
     let (header, _) = header.as_chunks_mut::<PANEL_ROWS>();
-    for (i, out) in header[..N].iter_mut().enumerate() {
-        for lane in 0..PANEL_ROWS {
-            out[lane] = rows[lane][i];
+    let header = &mut header[..N];
+    for lane in 0..PANEL_ROWS {
+        for (out, byte) in header.iter_mut().zip(bytes(blocks[lane])) {
+            out[lane] = byte;
         }
     }
 }

@@ -50,6 +50,7 @@ pub(super) fn write<const BITS: usize, const RUN: usize, const BYTES: usize>(
 ///
 /// Bytes 8..12 hold the low four bits of scales 4..8 in their low, of minimums
 /// 4..8 in their high halves.
+#[inline(always)]
 pub(super) fn read_scales(bytes: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let (mut scales, mut mins) = ([0; 8], [0; 8]);
     for j in 0..4 {

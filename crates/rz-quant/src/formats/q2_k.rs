@@ -64,10 +64,10 @@ impl BlockFormat for Q2_K {
     #[inline(always)]
     fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(320);
-        lanes::store_halves(blocks.map(|block| block.d), &mut header[..32]);
-        lanes::store_halves(blocks.map(|block| block.dmin), &mut header[32..64]);
-        lanes::store_bytes(&blocks.map(|block| block.scales), &mut header[64..]);
-        lanes::store_runs::<2, 32, 64>(&blocks.map(|block| &block.qs), planes, 0, 128);
+        lanes::store_halves(blocks, |block| block.d, &mut header[..32]);
+        lanes::store_halves(blocks, |block| block.dmin, &mut header[32..64]);
+        lanes::store_bytes(blocks, |block| block.scales, &mut header[64..]);
+        lanes::store_runs::<2, 32, 64, _>(blocks, |block| &block.qs, planes, 0, 128);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

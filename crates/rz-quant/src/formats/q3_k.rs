@@ -72,11 +72,11 @@ impl BlockFormat for Q3_K {
     #[inline(always)]
     fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(224);
-        lanes::store_halves(blocks.map(|block| block.d), &mut header[..32]);
-        lanes::store_bytes(&blocks.map(|block| block.scales_low), &mut header[32..160]);
-        lanes::store_bytes(&blocks.map(|block| block.scales_high), &mut header[160..]);
-        lanes::store_runs::<2, 32, 64>(&blocks.map(|block| &block.qs), planes, 0, 192);
-        lanes::store_runs::<1, 32, 32>(&blocks.map(|block| &block.hmask), planes, 128, 192);
+        lanes::store_halves(blocks, |block| block.d, &mut header[..32]);
+        lanes::store_bytes(blocks, |block| block.scales_low, &mut header[32..160]);
+        lanes::store_bytes(blocks, |block| block.scales_high, &mut header[160..]);
+        lanes::store_runs::<2, 32, 64, _>(blocks, |block| &block.qs, planes, 0, 192);
+        lanes::store_runs::<1, 32, 32, _>(blocks, |block| &block.hmask, planes, 128, 192);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

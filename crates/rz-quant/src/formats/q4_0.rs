@@ -57,8 +57,8 @@ impl BlockFormat for Q4_0 {
     #[inline(always)]
     fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (scales, planes) = out.split_at_mut(32);
-        lanes::store_halves(blocks.map(|block| block.d), scales);
-        lanes::interleave(&blocks.map(|block| block.qs.as_slice()), planes);
+        lanes::store_halves(blocks, |block| block.d, scales);
+        lanes::interleave(blocks, |block| &block.qs, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

@@ -61,9 +61,9 @@ impl BlockFormat for Q4_1 {
     #[inline(always)]
     fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (fields, planes) = out.split_at_mut(64);
-        lanes::store_halves(blocks.map(|block| block.d), &mut fields[..32]);
-        lanes::store_halves(blocks.map(|block| block.m), &mut fields[32..]);
-        lanes::interleave(&blocks.map(|block| block.qs.as_slice()), planes);
+        lanes::store_halves(blocks, |block| block.d, &mut fields[..32]);
+        lanes::store_halves(blocks, |block| block.m, &mut fields[32..]);
+        lanes::interleave(blocks, |block| &block.qs, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

@@ -58,11 +58,10 @@ impl BlockFormat for Q5_0 {
     #[inline(always)]
     fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (scales, planes) = out.split_at_mut(32);
-        lanes::store_halves(blocks.map(|block| block.d), scales);
+        lanes::store_halves(blocks, |block| block.d, scales);
         let (low, high) = planes.split_at_mut(256);
-        lanes::interleave(&blocks.map(|block| block.qs.as_slice()), low);
-        let words = blocks.map(|block| lanes::gather_bits(block.qh));
-        high.copy_from_slice(words.as_flattened());
+        lanes::interleave(blocks, |block| &block.qs, low);
+        lanes::store_bits(blocks, |block| block.qh, high);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

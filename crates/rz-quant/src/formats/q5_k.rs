@@ -68,13 +68,12 @@ impl BlockFormat for Q5_K {
     #[inline(always)]
     fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(320);
-        let scales = blocks.map(|block| planes::read_scales(&block.scales));
-        lanes::store_halves(blocks.map(|block| block.d), &mut header[..32]);
-        lanes::store_halves(blocks.map(|block| block.dmin), &mut header[32..64]);
-        lanes::store_bytes(&scales.map(|(scales, _)| scales), &mut header[64..192]);
-        lanes::store_bytes(&scales.map(|(_, mins)| mins), &mut header[192..]);
-        lanes::store_runs::<4, 32, 128>(&blocks.map(|block| &block.qs), planes, 0, 320);
-        lanes::store_runs::<1, 32, 32>(&blocks.map(|block| &block.qh), planes, 256, 320);
+        lanes::store_halves(blocks, |block| block.d, &mut header[..32]);
+        lanes::store_halves(blocks, |block| block.dmin, &mut header[32..64]);
+        lanes::store_bytes(blocks, |block| planes::read_scales(&block.scales).0, &mut header[64..192]);
+        lanes::store_bytes(blocks, |block| planes::read_scales(&block.scales).1, &mut header[192..]);
+        lanes::store_runs::<4, 32, 128, _>(blocks, |block| &block.qs, planes, 0, 320);
+        lanes::store_runs::<1, 32, 32, _>(blocks, |block| &block.qh, planes, 256, 320);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

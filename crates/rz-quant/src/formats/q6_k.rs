@@ -64,10 +64,10 @@ impl BlockFormat for Q6_K {
     #[inline(always)]
     fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(288);
-        lanes::store_halves(blocks.map(|block| block.d), &mut header[..32]);
-        lanes::store_bytes(&blocks.map(|block| block.scales.map(|scale| scale as u8)), &mut header[32..]);
-        lanes::store_runs::<4, 64, 128>(&blocks.map(|block| &block.ql), planes, 0, 384);
-        lanes::store_runs::<2, 32, 64>(&blocks.map(|block| &block.qh), planes, 256, 384);
+        lanes::store_halves(blocks, |block| block.d, &mut header[..32]);
+        lanes::store_bytes(blocks, |block| bytemuck::cast(block.scales), &mut header[32..]);
+        lanes::store_runs::<4, 64, 128, _>(blocks, |block| &block.ql, planes, 0, 384);
+        lanes::store_runs::<2, 32, 64, _>(blocks, |block| &block.qh, planes, 256, 384);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

@@ -54,8 +54,8 @@ impl BlockFormat for Q8_0 {
     #[inline(always)]
     fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (scales, planes) = out.split_at_mut(32);
-        lanes::store_halves(blocks.map(|block| block.d), scales);
-        lanes::interleave(&blocks.map(|block| bytemuck::cast_slice(&block.qs)), planes);
+        lanes::store_halves(blocks, |block| block.d, scales);
+        lanes::interleave(blocks, |block| bytemuck::cast_ref::<_, [u8; 32]>(&block.qs), planes);
         planes.iter_mut().for_each(|q| *q ^= 0x80);
     }
 

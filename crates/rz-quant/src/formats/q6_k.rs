@@ -65,7 +65,7 @@ impl BlockFormat for Q6_K {
     fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(288);
         lanes::store_halves(blocks, |block| block.d, &mut header[..32]);
-        lanes::store_bytes(blocks, |block| bytemuck::cast(block.scales), &mut header[32..]);
+        lanes::store_bytes(blocks, |block| bytemuck::cast::<_, [u8; 16]>(block.scales), &mut header[32..]);
         lanes::store_runs::<4, 64, 128, _>(blocks, |block| &block.ql, planes, 0, 384);
         lanes::store_runs::<2, 32, 64, _>(blocks, |block| &block.qh, planes, 256, 384);
     }

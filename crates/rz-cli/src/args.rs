@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use rz_kernels::{IsaKind, Kernels, Pool, Processors, Runtime};
-use rz_model::{ActivationType, KvType, LoadOptions};
+use rz_model::{ActivationType, KvType, LoadOptions, Placement};
 
 use crate::commands;
 use crate::failure::Failure;
@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Fetch models
     #[command(long_about = help::PULL, after_long_help = help::PULL_EXAMPLES)]
     Pull(commands::pull::PullArgs),
+    /// Write a model's weights so that later starts are quicker
+    #[command(long_about = help::PACK, after_long_help = help::PACK_EXAMPLES)]
+    Pack(commands::pack::PackArgs),
     /// List the models that were fetched
     #[command(long_about = help::LIST)]
     List(commands::list::ListArgs),
@@ -117,6 +120,12 @@ pub(crate) struct Compute {
     /// sequences are computed, i16 finer [default: i16 for models below some 0.6B, i8 above]
     #[arg(long, value_name = "TYPE", value_parser = activation_parser())]
     pub(crate) activations: Option<ActivationType>,
+    /// Keep the system from ever moving the weights to disk
+    #[arg(long)]
+    pub(crate) mlock: bool,
+    /// Read the weights of a packed file where it is mapped: less memory, slower pages
+    #[arg(long)]
+    pub(crate) mmap: bool,
 }
 
 /// How an answer is generated.
@@ -175,6 +184,11 @@ impl Common {
 }
 
 impl Compute {
+    /// Where to keep the weights.
+    pub(crate) fn placement(&self) -> Placement {
+        Placement { in_place: self.mmap, locked: self.mlock }
+    }
+
     /// How to load a model for sequences of `context` tokens.
     pub(crate) fn load_options(&self, context: usize) -> LoadOptions {
         LoadOptions {

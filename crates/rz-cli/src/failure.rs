@@ -10,7 +10,7 @@ use rz_model::ModelError;
 use rz_store::StoreError;
 use rz_tokenizer::TokenizerError;
 
-use crate::terminal;
+use crate::{machine, table, terminal};
 
 /// Exit code of wrong usage, and of files, models and prompts that cannot be used.
 const BAD_INPUT: u8 = 2;
@@ -98,6 +98,14 @@ impl From<ModelError> for Failure {
     fn from(error: ModelError) -> Self {
         match error {
             ModelError::Memory { .. } | ModelError::NoCandidates => Self::other(error.to_string()),
+            ModelError::Lock { .. } => {
+                let most =
+                    machine::lockable_memory().map(|bytes| format!(" (it is {})", table::bytes(bytes)));
+                Self::other(format!(
+                    "{error}: raise what a process may lock{} with ulimit -l, or leave --mlock out",
+                    most.unwrap_or_default()
+                ))
+            }
             _ => Self::input(error.to_string()),
         }
     }

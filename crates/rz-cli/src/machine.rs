@@ -38,6 +38,13 @@ pub(crate) fn peak_memory() -> Option<u64> {
     meminfo(&read("/proc/self/status")?, "VmHWM:")
 }
 
+/// What this process may lock in memory, in bytes; nothing where that is not limited.
+pub(crate) fn lockable_memory() -> Option<u64> {
+    let limits = read("/proc/self/limits")?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// The share of processors that the control group grants, such as 1.5.
 pub(crate) fn quota() -> Option<f64> {
     let v2 = |text: &str| {

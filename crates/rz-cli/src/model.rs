@@ -1,21 +1,28 @@
 //! From a model reference to a loaded model.
 
 use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rz_engine::ModelFile;
-use rz_formats::Tensor;
+use rz_formats::{Gguf, Tensor};
 use rz_kernels::Runtime;
-use rz_model::{CpuModel, KvRoom, LoadOptions, ModelSpec, arch};
+use rz_model::{CpuModel, KvRoom, LoadOptions, ModelSpec, PACKED_SOURCE, Placement, arch};
+use rz_quant::PACKED_LAYOUT;
 use rz_store::{ModelRef, StoreError, catalogue};
 use rz_tokenizer::Tokenizer;
 
 use crate::args::Common;
+use crate::commands::{pack, pull};
 use crate::failure::Failure;
 use crate::progress::{self, Loading};
 use crate::{environment, machine, table, terminal};
 
 /// The context that is taken when none is asked for, unless the model's own is shorter.
 const CONTEXT: usize = 4096;
+
+/// Weights of which people want to see how far loading is.
+const LARGE: u64 = 2 << 30;
 
 /// The reference that names the model: the one given, that of `--model`, or the default.
 pub(crate) fn reference<'a>(common: &'a Common, given: Option<&'a str>) -> &'a str {
@@ -44,9 +51,47 @@ pub(crate) fn locate(common: &Common, reference: &str) -> Result<PathBuf, Failur
     }
 }
 
-/// Opens the file of the model that `--model` names.
+/// Opens the file of the model that `--model` names: of a fetched model its packed copy, when there is one.
 pub(crate) fn open(common: &Common) -> Result<ModelFile, Failure> {
-    Ok(ModelFile::open(locate(common, reference(common, None))?)?)
+    let reference = reference(common, None);
+    let model = ModelRef::parse(reference)?;
+    if let ModelRef::Path(_) = model {
+        return Ok(ModelFile::open(locate(common, reference)?)?);
+    }
+    let store = environment::store(common)?;
+    let path = match store.resolve(&model)? {
+        Some(path) => path,
+        None => {
+            let path = progress::fetch(&store, &model)?;
+            pull::packed(common, &model)?;
+            path
+        }
+    };
+    if let Some(packed) = open_packed(store.packed(&model, PACKED_LAYOUT)?) {
+        return Ok(packed);
+    }
+    // One of another layout, or a damaged one.
+    if store.has_packed(&model) {
+        let renewed = pack::into_store(common, &model, true);
+        match renewed.as_ref().err().and_then(Failure::message) {
+            Some(message) => terminal::note(&format!("the packed copy of {model} cannot be used: {message}")),
+            None => {
+                if let Some(packed) = open_packed(Some(renewed?)) {
+                    return Ok(packed);
+                }
+            }
+        }
+    }
+    Ok(ModelFile::open(path)?)
+}
+
+/// A packed copy, if it is whole and made of what its name says.
+fn open_packed(path: Option<PathBuf>) -> Option<ModelFile> {
+    let path = path?;
+    let name = path.file_name()?.to_str()?.to_owned();
+    let gguf = Gguf::open(path).ok().filter(Gguf::is_packed)?;
+    let source = gguf.metadata().str(PACKED_SOURCE).ok()??.get(..16)?.to_owned();
+    name.contains(&source).then_some(ModelFile::Gguf(gguf))
 }
 
 /// What the model is. A family or a setting that is not supported is refused here.
@@ -97,17 +142,63 @@ pub(crate) fn load(
     spec: &ModelSpec,
     runtime: &Runtime,
     options: LoadOptions,
-) -> Result<(CpuModel, std::time::Duration), Failure> {
+    placement: Placement,
+) -> Result<(CpuModel, Duration), Failure> {
+    let (mut model, mut background) = start(file, spec, runtime, options, placement)?;
+    background.join();
+    model.finish_loading();
+    Ok((model, background.settle()))
+}
+
+/// Begins to load the weights in the background. The first pass takes over what is not ready by then.
+pub(crate) fn start(
+    file: &ModelFile,
+    spec: &ModelSpec,
+    runtime: &Runtime,
+    options: LoadOptions,
+    placement: Placement,
+) -> Result<(CpuModel, Background), Failure> {
+    let started = Instant::now();
     check_memory(file, spec, &options)?;
-    let mut loading = Loading::start();
-    let model = CpuModel::load(file, runtime, options, &mut |ready, total| loading.show(ready, total));
-    let taken = loading.finish();
-    let model = model?;
+    let model = CpuModel::start(file, runtime, options, placement)?;
+    let thread = model.loader().map(|loader| {
+        std::thread::spawn(move || {
+            let mut loading = Loading::start();
+            loader.run(&mut |ready, total| loading.show(ready, total));
+            loading.finish();
+        })
+    });
+    let large = file.tensors().map(|tensor| tensor.bytes().len() as u64).sum::<u64>() >= LARGE;
     if let [first, rest @ ..] = model.unused_tensors() {
         let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
         terminal::note(&format!("the model does not use the tensor {first}{more} of the file"));
     }
-    Ok((model, taken))
+    Ok((model, Background { started, thread, large }))
+}
+
+/// Weights that are being loaded.
+pub(crate) struct Background {
+    started: Instant,
+    thread: Option<JoinHandle<()>>,
+    large: bool,
+}
+
+impl Background {
+    /// Gives way to the first pass, unless there is so much to load that people want to see how far it is.
+    /// Says how long loading has taken by then.
+    pub(crate) fn settle(mut self) -> Duration {
+        if self.large {
+            self.join();
+        }
+        self.started.elapsed()
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported there, and the first pass meets it again.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Threads and instruction set, for reports.

@@ -67,6 +67,7 @@ impl Fetching {
 
 /// Loading: a bar, once it takes longer than people like to wait for nothing.
 pub(crate) struct Loading {
+    what: &'static str,
     started: Instant,
     bar: Option<ProgressBar>,
 }
@@ -74,7 +75,12 @@ pub(crate) struct Loading {
 impl Loading {
     /// Loading begins.
     pub(crate) fn start() -> Self {
-        Self { started: Instant::now(), bar: None }
+        Self::of("loading")
+    }
+
+    /// Something else begins that goes through all weights.
+    pub(crate) fn of(what: &'static str) -> Self {
+        Self { what, started: Instant::now(), bar: None }
     }
 
     /// So many bytes of so many are ready.
@@ -83,7 +89,7 @@ impl Loading {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::new(total as u64).with_message("loading");
+            let bar = ProgressBar::new(total as u64).with_message(self.what);
             bar.set_style(style(true));
             bar
         });

@@ -324,6 +324,24 @@ pub enum FormatError {
         /// The one that starts before it ends.
         other: String,
     },
+    /// A packed file of another layout than this program's.
+    #[error("{}: packed in layout {found}, expected layout {expected}: pack the model again (rz pack)", path(.file))]
+    PackedLayout {
+        /// The file.
+        file: PathBuf,
+        /// Its layout.
+        found: u32,
+        /// The one that is known.
+        expected: u32,
+    },
+    /// A packed file without its seal, or with one that does not fit it.
+    #[error("{place}: {what}: the packed file is truncated or damaged, pack the model again (rz pack)")]
+    Seal {
+        /// Where.
+        place: Place,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A file of a set of shards that is not there.
     #[error("{}: shard {number} of {count} is missing: put all files of the model into one folder", path(.file))]
     MissingShard {

@@ -135,6 +135,20 @@ impl Mapping {
         }
     }
 
+    /// Reads the whole file, and keeps the system from ever dropping its pages.
+    ///
+    /// # Errors
+    /// When the system refuses, mostly because a process may only have so much of such memory.
+    pub fn lock(&self) -> io::Result<()> {
+        match &self.content {
+            #[cfg(unix)]
+            Content::Mapped { map, .. } => map.lock(),
+            #[cfg(not(unix))]
+            Content::Mapped { .. } => Err(io::ErrorKind::Unsupported.into()),
+            Content::Owned(_) => Ok(()),
+        }
+    }
+
     /// Gives the memory of the pages that lie wholly inside `range` back to the system.
     /// The bytes stay readable: touching them reads the file again.
     ///

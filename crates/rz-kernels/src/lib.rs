@@ -20,7 +20,7 @@ pub use attention::{
     KV_BLOCK, KvFormat, KvView, MAX_HEAD, Q8_0, QUERIES, Query, SPAN, attend, attend_span, merge_spans,
     span_row, write_head,
 };
-pub use memory::{Arena, last_level_cache, read_all};
+pub use memory::{Arena, ArenaPart, last_level_cache, read_all};
 pub use ops::{
     Activation, activate, add_assign, dot_rows, layer_norm, rms_norm, rotate_halves, rotate_neighbours,
     soft_cap,

@@ -1,5 +1,7 @@
 //! Large aligned memory, and how fast it can be read.
 
+mod parts;
+
 use std::ops::{Deref, DerefMut};
 
 #[cfg(not(any(unix, windows)))]
@@ -8,6 +10,8 @@ use heap::MmapMut;
 use memmap2::MmapMut;
 
 use crate::{Isa, Kernels, SimdOp};
+
+pub use parts::ArenaPart;
 
 /// Zeroed anonymous memory, aligned to 64 bytes and more, in huge pages where the
 /// system offers them. Pages that are never touched cost nothing.
@@ -59,6 +63,19 @@ fn whole_pages(bytes: usize) -> std::io::Result<usize> {
         return Ok(bytes.max(64));
     }
     bytes.checked_next_multiple_of(HUGE_PAGE).ok_or(std::io::ErrorKind::OutOfMemory.into())
+}
+
+impl Arena {
+    /// Takes the memory for good, and keeps the system from ever moving it to disk.
+    ///
+    /// # Errors
+    /// When the system refuses, mostly because a process may only have so much of such memory.
+    pub fn lock(&self) -> std::io::Result<()> {
+        #[cfg(unix)]
+        return self.map.lock();
+        #[cfg(not(unix))]
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl Deref for Arena {

@@ -8,9 +8,12 @@ use rz_quant::Matrix;
 use crate::arch::{self, Description};
 use crate::attend::parts_room;
 use crate::kv::KvStorage;
+use crate::loading::{self, Loader, Loading};
 use crate::pass::{Pass, Scratch};
-use crate::weights::{self, LayerWeights, Weights};
-use crate::{Batch, Forward, KvGroup, KvRoom, KvType, LoadProgress, ModelError, ModelSpec, Output, Source};
+use crate::weights::{LayerWeights, Weights};
+use crate::{
+    Batch, Forward, KvGroup, KvRoom, KvType, LoadProgress, ModelError, ModelSpec, Output, Placement, Source,
+};
 
 /// How to load a model.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +72,8 @@ impl LoadOptions {
 pub struct CpuModel {
     spec: ModelSpec,
     weights: Weights<Matrix>,
+    /// Until all weights are in their places.
+    loading: Option<Loading>,
     unused: Vec<String>,
     kv: KvStorage,
     max_batch: usize,
@@ -88,17 +93,43 @@ impl CpuModel {
         options: LoadOptions,
         progress: LoadProgress<'_>,
     ) -> Result<CpuModel, ModelError> {
-        let (spec, (weights, unused)) = source.into().with_origin(|origin| {
+        let mut model = CpuModel::start(source, runtime, options, Placement::default())?;
+        if let Some(loader) = model.loader() {
+            loader.run(progress);
+        }
+        model.finish_loading();
+        Ok(model)
+    }
+
+    /// Opens a model whose weights get ready later: in the background by its
+    /// [`loader`](Self::loader), if somebody runs that, and otherwise by the first pass, each
+    /// layer just before it is used. Results are the same bits.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and when the weights are to be locked and the system refuses.
+    pub fn start<'a>(
+        source: impl Into<Source<'a>>,
+        runtime: &Runtime,
+        options: LoadOptions,
+        placement: Placement,
+    ) -> Result<CpuModel, ModelError> {
+        let (spec, (weights, loading, unused)) = source.into().with_origin(|origin| {
             let Description { spec, .. } = arch::read(origin)?;
-            let weights = weights::load(origin, &spec, runtime, options.exact, progress)?;
+            let weights = loading::load(origin, &spec, runtime, options.exact, placement)?;
             Ok((spec, weights))
         })?;
+        let loading = Some(loading);
         let max_batch = options.max_batch.clamp(1, LONGEST_BATCH);
         let kv = KvStorage::new(&spec, options.stored_type(), options.kv_groups(&spec)?)?;
         let activations = options.activations.unwrap_or_else(|| spec.activation_type());
         let parts = parts_room(&spec, max_batch.min(2 * runtime.pool.threads()), options.context);
         let scratch = Scratch::new(&spec, max_batch, parts, activations);
-        Ok(CpuModel { spec, weights, unused, kv, max_batch, runtime: runtime.clone(), scratch })
+        Ok(CpuModel { spec, weights, loading, unused, kv, max_batch, runtime: runtime.clone(), scratch })
+    }
+
+    /// Who gets the weights ready, for a thread in the background; `None` once all are.
+    pub fn loader(&self) -> Option<Loader> {
+        self.loading.as_ref().map(|loading| loading.loader(&self.runtime))
     }
 
     /// The description of the model.
@@ -139,6 +170,25 @@ impl CpuModel {
         };
         let output = if logits { size(output.as_ref().unwrap_or(embedding)) } else { 0 };
         layers.iter().map(of_layer).sum::<usize>() + output
+    }
+
+    /// Has all weights in their places, as after [`load`](Self::load).
+    pub fn finish_loading(&mut self) {
+        let CpuModel { weights, loading, runtime, .. } = self;
+        if let Some(loading) = loading {
+            let mut work = loading.take_over();
+            runtime.pool.step(|team| {
+                for (index, layer) in weights.layers.iter_mut().enumerate() {
+                    work.finish(index, layer.matrices_mut(), runtime.kernels, team);
+                }
+                work.finish(weights.layers.len(), weights.output_mut(), runtime.kernels, team);
+            });
+        }
+        self.forget_loading();
+    }
+
+    fn forget_loading(&mut self) {
+        let _ = self.loading.take_if(|loading| loading.take_over().is_done());
     }
 }
 
@@ -193,25 +243,37 @@ impl Forward for CpuModel {
             let last = self.spec.context - 1;
             return Err(ModelError::Batch(format!("position {position}, but the model's last is {last}")));
         }
-        let CpuModel { spec, weights, kv, runtime, scratch, .. } = self;
+        let CpuModel { spec, weights, loading, kv, runtime, scratch, .. } = self;
+        let mut work = loading.as_ref().map(Loading::take_over);
         let threads = if tokens == 1 { runtime.pool.threads() } else { runtime.pool.batch_threads() };
+        let Weights { embedding, positions, layers: stack, output_norm, output, output_bias } = weights;
+        let end = stack.len();
         runtime.pool.step_of(threads, |team| {
             let mut pass = Pass::new(runtime, team, batch, spec, scratch);
             if layers.start == 0 {
-                pass.embed(&weights.embedding, weights.positions.as_ref());
+                pass.embed(embedding, positions.as_ref());
             } else {
                 pass.residual().copy_from_slice(&out.residual);
             }
-            for index in layers.clone() {
-                pass.layer(index, &weights.layers[index], kv);
+            for (index, layer) in layers.clone().zip(&mut stack[layers.clone()]) {
+                if let Some(work) = &mut work {
+                    work.finish(index, layer.matrices_mut(), runtime.kernels, team);
+                }
+                pass.layer(index, layer, kv);
             }
-            if layers.end == spec.layers.len() {
-                pass.outputs(weights, out);
+            if layers.end == end {
+                let matrix = output.as_mut().unwrap_or(embedding);
+                if let Some(work) = &mut work {
+                    work.finish(end, std::iter::once(&mut *matrix), runtime.kernels, team);
+                }
+                pass.outputs(output_norm, matrix, output_bias.as_deref(), out);
             } else {
                 out.residual.clear();
                 out.residual.extend_from_slice(pass.residual());
             }
         });
+        drop(work);
+        self.forget_loading();
         Ok(())
     }
 }

@@ -92,6 +92,27 @@ pub enum ModelError {
         /// The types that are supported.
         supported: String,
     },
+    /// A packed tensor of which the model needs rows that do not start with a panel.
+    #[error(
+        "{}: tensor {tensor:?} is packed, and the model needs a part of it from row {row} on, where no panel starts: \
+         pack the model again (rz pack)", file.display()
+    )]
+    PackedParts {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The first row of the part.
+        row: usize,
+    },
+    /// The system does not let the weights stay in memory.
+    #[error("cannot lock {bytes} bytes of weights in memory: {cause}")]
+    Lock {
+        /// Bytes of the weights.
+        bytes: usize,
+        /// What the system said.
+        cause: std::io::Error,
+    },
     /// The bytes of a tensor are not those of its matrix.
     #[error(transparent)]
     Shape(#[from] ShapeError),

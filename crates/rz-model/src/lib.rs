@@ -9,7 +9,9 @@ mod folder;
 mod groups;
 mod kv;
 mod layout;
+mod loading;
 mod origin;
+mod packed;
 mod pass;
 pub mod sampler;
 mod source;
@@ -21,12 +23,13 @@ pub use cpu::{CpuModel, LoadOptions};
 pub use error::ModelError;
 pub use groups::{KvGroup, KvRoom, NO_BLOCK};
 pub use kv::KvType;
+pub use loading::{LoadProgress, Loader, Placement};
+pub use packed::{PACKED_SOURCE, PackProgress, write_packed};
 pub use source::Source;
 pub use spec::{
     Activation, ActivationType, AttentionSpec, FeedForwardSpec, LayerSpec, ModelSpec, Norm, NormKind, Pairs,
     Residual, Rope,
 };
-pub use weights::LoadProgress;
 
 // The README's example is a test.
 #[cfg(doctest)]

@@ -115,6 +115,19 @@ impl Piece {
         })
     }
 
+    /// The format of a matrix, whose panels the tensor may hold.
+    ///
+    /// # Errors
+    /// When it is not supported.
+    pub(crate) fn matrix_dtype(&self) -> Result<DType, ModelError> {
+        self.tensor.tensor_type().packs().map_or_else(|| self.dtype(), Ok)
+    }
+
+    /// Whether the tensor holds panels.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.tensor.tensor_type().packs().is_some()
+    }
+
     /// The bytes after the change, of a matrix with rows of `columns` elements.
     ///
     /// # Panics

@@ -9,7 +9,7 @@ use rz_quant::{Affine, Input, Matrix, gated, matmul};
 use crate::attend::attend_layer;
 use crate::kv::{KvStorage, with_format};
 use crate::spec::{AttentionSpec, FeedForwardSpec, LayerSpec, Norm, NormKind, Pairs, Residual, Rope};
-use crate::weights::{LayerWeights, Linear, NormWeights, Weights};
+use crate::weights::{LayerWeights, Linear, NormWeights};
 use crate::{Batch, ModelSpec, Output, Want};
 
 /// The buffers of a pass, made once for the longest batch.
@@ -282,8 +282,14 @@ impl<'a, 't> Pass<'a, 't> {
     }
 
     /// Logits and hidden states of the tokens that they are wanted of.
-    pub(crate) fn outputs(&mut self, weights: &Weights<Matrix>, out: &mut Output) {
-        self.normalise(self.spec.output_norm, &weights.output_norm, false);
+    pub(crate) fn outputs(
+        &mut self,
+        norm: &NormWeights,
+        matrix: &Matrix,
+        bias: Option<&[f32]>,
+        out: &mut Output,
+    ) {
+        self.normalise(self.spec.output_norm, norm, false);
         let (width, runtime) = (self.spec.width, self.runtime);
         let Scratch { normed, projected, quantized, .. } = &mut *self.scratch;
         out.hidden.clear();
@@ -298,7 +304,6 @@ impl<'a, 't> Pass<'a, 't> {
                 }
             }
         }
-        let matrix = weights.output.as_ref().unwrap_or(&weights.embedding);
         out.logits.resize(wanted * matrix.rows(), 0.0);
         if wanted == 0 {
             return;
@@ -308,7 +313,7 @@ impl<'a, 't> Pass<'a, 't> {
             quantized.quantize(runtime.kernels, self.team, x, width);
         }
         matmul(runtime.kernels, self.team, Input { values: x, quantized }, [(matrix, &mut out.logits)]);
-        add_bias(runtime, self.team, &mut out.logits, weights.output_bias.as_deref());
+        add_bias(runtime, self.team, &mut out.logits, bias);
         if let Some(cap) = self.spec.logit_cap {
             self.team.rows(&mut out.logits, matrix.rows(), |_, rows| soft_cap(runtime.kernels, rows, cap));
         }

@@ -1,11 +1,10 @@
-//! The weights of a model: found by name, checked against the description, packed.
+//! The weights of a model: found by name and checked against the description.
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::Arc;
 
-use rz_kernels::{Arena, Runtime};
-use rz_quant::{DType, Matrix, ShapeError, pack};
+use rz_kernels::PANEL_ROWS;
+use rz_quant::DType;
 
 use crate::origin::{Change, Origin, Piece};
 use crate::spec::{LayerSpec, NormKind};
@@ -50,112 +49,65 @@ pub(crate) struct Linear<M> {
     pub(crate) bias: Option<Vec<f32>>,
 }
 
-/// Progress of loading: bytes of weights that are ready, of how many.
-pub type LoadProgress<'a> = &'a mut dyn FnMut(usize, usize);
+/// Where in the weights a matrix has its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Embedding,
+    Positions,
+    Layer(usize),
+    Output,
+}
 
-/// Loads the weights that `spec` asks for. Matrices of types with a panel kind are
-/// packed into memory of their own (unless `exact`), and their pages of the file given
-/// back; the others stay in the file.
-///
-/// Returns the names of the file's tensors that the model does not read, too.
-pub(crate) fn load(
+/// A matrix that the model needs.
+pub(crate) struct Planned {
+    pub(crate) place: Place,
+    pub(crate) piece: Piece,
+    pub(crate) dtype: DType,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// Whether only rows of it are looked up, so that nothing is gained by panels.
+    pub(crate) rows_only: bool,
+}
+
+/// The weights that `spec` asks for, with what `make` makes of each matrix, in order of use.
+pub(crate) fn load<M>(
     origin: &dyn Origin,
     spec: &ModelSpec,
-    runtime: &Runtime,
-    exact: bool,
-    progress: LoadProgress<'_>,
-) -> Result<(Weights<Matrix>, Vec<String>), ModelError> {
-    let (plan, unused) = plan(origin, spec)?;
-    let mut matrices = materialise(plan, runtime, exact, progress)?.into_iter();
-    let weights = build(origin, spec, &mut HashSet::new(), &mut |_, _, _| {
-        Ok(matrices.next().expect("the second walk visits what the first has planned"))
-    })?;
-    Ok((weights, unused))
+    make: &mut dyn FnMut(Planned) -> Result<M, ModelError>,
+) -> Result<Weights<M>, ModelError> {
+    build(origin, spec, &mut HashSet::new(), make)
 }
 
-/// Checks that the tensors that `spec` asks for are there, of the right shape and of types
-/// that are supported, without loading any. Returns the names of the others.
-pub(crate) fn check(origin: &dyn Origin, spec: &ModelSpec) -> Result<Vec<String>, ModelError> {
-    Ok(plan(origin, spec)?.1)
-}
-
-// What there is to load, in order of use, and the names of the tensors that nobody reads.
-fn plan(origin: &dyn Origin, spec: &ModelSpec) -> Result<(Vec<Planned>, Vec<String>), ModelError> {
+/// The matrices that `spec` asks for, in order of use, and the names of the tensors that the
+/// model does not read. All are there, of the right shapes and of types that are supported.
+pub(crate) fn plan(origin: &dyn Origin, spec: &ModelSpec) -> Result<(Vec<Planned>, Vec<String>), ModelError> {
     let mut plan = Vec::new();
     let mut used = HashSet::new();
     if let Some(piece) = origin.tensor("rope_freqs.weight") {
         used.insert(piece.tensor.name().to_owned());
     }
-    build(origin, spec, &mut used, &mut |piece, rows, columns| {
-        plan.push(Planned { dtype: piece.dtype()?, piece, rows, columns });
+    build(origin, spec, &mut used, &mut |planned| {
+        plan.push(planned);
         Ok(())
     })?;
     let unused = origin.names().into_iter().filter(|name| !used.contains(name)).collect();
     Ok((plan, unused))
 }
 
-struct Planned {
-    piece: Piece,
-    dtype: DType,
-    rows: usize,
-    columns: usize,
-}
-
-impl Planned {
-    fn packed_bytes(&self, exact: bool) -> Option<usize> {
-        if exact { None } else { Matrix::packed_bytes(self.dtype, self.rows, self.columns) }
+impl<M> Weights<M> {
+    /// The matrix that gives the logits.
+    pub(crate) fn output_mut(&mut self) -> impl Iterator<Item = &mut M> {
+        std::iter::once(self.output.as_mut().unwrap_or(&mut self.embedding))
     }
 }
 
-// All packed matrices lie in one reservation, each at a 64-byte boundary.
-fn materialise(
-    plan: Vec<Planned>,
-    runtime: &Runtime,
-    exact: bool,
-    progress: LoadProgress<'_>,
-) -> Result<Vec<Matrix>, ModelError> {
-    const ALIGN: usize = 64;
-    let room = |item: &Planned| item.packed_bytes(exact).map_or(0, |bytes| bytes.next_multiple_of(ALIGN));
-    let total: usize = plan.iter().map(room).sum();
-    let purpose = "the packed weights";
-    let mut arena = Arena::new(total).map_err(|cause| ModelError::Memory { bytes: total, purpose, cause })?;
-    plan.iter().for_each(|item| item.piece.tensor.prefetch());
-
-    let mut ranges = Vec::with_capacity(plan.len());
-    let mut start = 0;
-    runtime.pool.step(|team| {
-        for item in &plan {
-            let Some(bytes) = item.packed_bytes(exact) else {
-                ranges.push(None);
-                continue;
-            };
-            let range = start..start + bytes;
-            let source = item.piece.bytes(item.dtype, item.columns);
-            pack(
-                runtime.kernels,
-                team,
-                item.dtype,
-                item.rows,
-                item.columns,
-                source.as_ref(),
-                &mut arena[range.clone()],
-            )?;
-            item.piece.tensor.release();
-            ranges.push(Some(range));
-            start += room(item);
-            progress(start, total);
-        }
-        Ok::<_, ShapeError>(())
-    })?;
-
-    let arena = Arc::new(arena);
-    plan.into_iter()
-        .zip(ranges)
-        .map(|(Planned { piece, dtype, rows, columns }, range)| match range {
-            Some(range) => Ok(Matrix::from_panels(dtype, rows, columns, arena.clone(), range)),
-            None => Ok(Matrix::from_blocks(dtype, rows, columns, Box::new(piece.bytes(dtype, columns)))?),
-        })
-        .collect()
+impl<M> LayerWeights<M> {
+    /// Its matrices in order of use.
+    pub(crate) fn matrices_mut(&mut self) -> impl Iterator<Item = &mut M> {
+        let LayerWeights { query, key, value, attention_output, gate, up, down, .. } = self;
+        let first = [query, key, value, attention_output].into_iter();
+        first.chain(gate.as_mut()).chain([up, down]).map(|linear| &mut linear.matrix)
+    }
 }
 
 // Walks every tensor that the description asks for, in order of use.
@@ -163,22 +115,25 @@ fn build<M>(
     origin: &dyn Origin,
     spec: &ModelSpec,
     used: &mut HashSet<String>,
-    matrix: &mut dyn FnMut(Piece, usize, usize) -> Result<M, ModelError>,
+    make: &mut dyn FnMut(Planned) -> Result<M, ModelError>,
 ) -> Result<Weights<M>, ModelError> {
-    let mut walk = Walk { origin, used, matrix };
+    let mut walk = Walk { origin, used, make, place: Place::Embedding, rows_only: spec.untied_output };
     let (width, vocabulary) = (spec.width, spec.vocabulary);
     Ok(Weights {
         embedding: walk.matrix("token_embd.weight", vocabulary, width)?,
-        positions: walk
-            .when(spec.learned_positions, |walk| walk.matrix("position_embd.weight", spec.context, width))?,
+        positions: walk.when(spec.learned_positions, |walk| {
+            walk.at(Place::Positions).matrix("position_embd.weight", spec.context, width)
+        })?,
         layers: spec
             .layers
             .iter()
             .enumerate()
-            .map(|(index, layer)| walk.layer(index, layer, width))
+            .map(|(index, layer)| walk.at(Place::Layer(index)).layer(index, layer, width))
             .collect::<Result<_, ModelError>>()?,
         output_norm: walk.norm("output_norm", spec.output_norm.kind, width)?,
-        output: walk.when(spec.untied_output, |walk| walk.matrix("output.weight", vocabulary, width))?,
+        output: walk.when(spec.untied_output, |walk| {
+            walk.at(Place::Output).matrix("output.weight", vocabulary, width)
+        })?,
         output_bias: walk.when(spec.output_bias, |walk| walk.vector("output.bias", vocabulary))?,
     })
 }
@@ -186,10 +141,18 @@ fn build<M>(
 struct Walk<'a, M> {
     origin: &'a dyn Origin,
     used: &'a mut HashSet<String>,
-    matrix: &'a mut dyn FnMut(Piece, usize, usize) -> Result<M, ModelError>,
+    make: &'a mut dyn FnMut(Planned) -> Result<M, ModelError>,
+    /// Of the matrices that come next.
+    place: Place,
+    rows_only: bool,
 }
 
 impl<M> Walk<'_, M> {
+    fn at(&mut self, place: Place) -> &mut Self {
+        (self.place, self.rows_only) = (place, place == Place::Positions);
+        self
+    }
+
     fn when<T>(
         &mut self,
         wanted: bool,
@@ -278,9 +241,17 @@ impl<M> Walk<'_, M> {
     fn rows(&mut self, name: &str, all: usize, columns: usize, range: Range<usize>) -> Result<M, ModelError> {
         let mut piece = self.tensor(name)?;
         check_shape(&piece, &[columns as u64, all as u64])?;
+        let (place, rows_only, dtype) = (self.place, self.rows_only, piece.matrix_dtype()?);
+        if piece.is_packed() && !range.start.is_multiple_of(PANEL_ROWS) {
+            return Err(ModelError::PackedParts {
+                file: piece.tensor.mapping().file().to_owned(),
+                tensor: piece.tensor.name().to_owned(),
+                row: range.start,
+            });
+        }
         let rows = range.len();
         piece.rows = Some(range);
-        (self.matrix)(piece, rows, columns)
+        (self.make)(Planned { place, piece, dtype, rows, columns, rows_only })
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {

@@ -12,4 +12,4 @@ mod pack;
 pub use dtype::{BlockFormat, DType, FormatVisitor};
 pub use gated::{Affine, gated};
 pub use matrix::{Input, Matrix, ShapeError, matmul};
-pub use pack::{PACKED_LAYOUT, pack};
+pub use pack::{PACKED_LAYOUT, pack, pack_panels};

@@ -17,6 +17,8 @@ pub struct Matrix {
     rows: usize,
     columns: usize,
     storage: Storage,
+    /// Whether products are computed in `f32` throughout.
+    exact: bool,
 }
 
 enum Storage {
@@ -65,7 +67,7 @@ impl Matrix {
         blocks: Box<dyn AsRef<[u8]> + Send + Sync>,
     ) -> Result<Matrix, ShapeError> {
         ShapeError::check(dtype, rows, columns, (*blocks).as_ref().len())?;
-        Ok(Matrix { dtype, rows, columns, storage: Storage::Blocks(blocks) })
+        Ok(Matrix { dtype, rows, columns, storage: Storage::Blocks(blocks), exact: false })
     }
 
     /// A matrix that [`pack`](crate::pack) has written to `range` of `memory`, now or for a file.
@@ -82,10 +84,17 @@ impl Matrix {
     ) -> Matrix {
         let start = (*memory).as_ref()[range.clone()].as_ptr();
         assert!(start.addr().is_multiple_of(Matrix::PANEL_ALIGN), "panels at an address of their alignment");
-        let matrix = Matrix { dtype, rows, columns, storage: Storage::Panels { memory, range } };
+        let matrix =
+            Matrix { dtype, rows, columns, storage: Storage::Panels { memory, range }, exact: false };
         // Checks the size.
         let _ = matrix.panels();
         matrix
+    }
+
+    /// The same matrix, whose products expand its rows and meet the activations as they are:
+    /// slow, and the same bits as those of [`from_blocks`](Self::from_blocks).
+    pub fn exactly(self) -> Matrix {
+        Matrix { exact: true, ..self }
     }
 
     /// Bytes that [`pack`](crate::pack) writes for a matrix, or `None` when the type has no panel kind.
@@ -143,6 +152,9 @@ impl Matrix {
 
     fn panels(&self) -> Option<PanelRef<'_>> {
         let Storage::Panels { memory, range } = &self.storage else { return None };
+        if self.exact {
+            return None;
+        }
         let kind = self.dtype.panel().expect("only types with a panel kind are packed");
         Some(PanelRef::new(kind, self.rows, self.columns, &(**memory).as_ref()[range.clone()]))
     }

@@ -33,14 +33,28 @@ pub fn pack(
     ShapeError::check(dtype, rows, columns, blocks.len())?;
     assert_eq!(Some(out.len()), Matrix::packed_bytes(dtype, rows, columns), "size of the packed matrix");
     let panel = out.len() / rows.div_ceil(PANEL_ROWS);
-    let row = blocks.len() / rows;
+    let source = PANEL_ROWS * (blocks.len() / rows);
     team.rows(out, panel, |first, panels| {
-        let blocks = blocks[first * PANEL_ROWS * row..].chunks(PANEL_ROWS * row);
-        for (blocks, panel) in blocks.zip(panels.chunks_exact_mut(panel)) {
-            dtype.visit(PackPanel { kernels, row, blocks, panel });
-        }
+        let start = first * source;
+        let end = (start + panels.len() / panel * source).min(blocks.len());
+        pack_panels(kernels, dtype, columns, &blocks[start..end], panels);
     });
     Ok(())
+}
+
+/// As [`pack`] for some rows of a matrix, from a panel's first row on, on this thread.
+///
+/// # Panics
+/// When `blocks` is not whole rows, or `out` not as long as their panels.
+pub fn pack_panels(kernels: Kernels, dtype: DType, columns: usize, blocks: &[u8], out: &mut [u8]) {
+    let row = dtype.row_bytes(columns).expect("whole blocks");
+    let rows = blocks.len() / row;
+    assert!(blocks.len().is_multiple_of(row), "{rows} rows of {columns} elements");
+    assert_eq!(Some(out.len()), Matrix::packed_bytes(dtype, rows, columns), "size of the packed rows");
+    let panel = out.len() / rows.div_ceil(PANEL_ROWS).max(1);
+    for (blocks, panel) in blocks.chunks(PANEL_ROWS * row).zip(out.chunks_exact_mut(panel)) {
+        dtype.visit(PackPanel { kernels, row, blocks, panel });
+    }
 }
 
 /// Packs the rows of one panel, of which the last of a matrix may have fewer than sixteen.

@@ -21,7 +21,7 @@ pub use config::Config;
 pub use error::StoreError;
 pub use progress::{OnProgress, Progress, Stage};
 pub use reference::{HfFile, ModelRef, PipMember};
-pub use store::{Store, Stored};
+pub use store::{Store, Stored, Unpacked};
 
 /// How often something that waits looks up: to report, and to be cancelled.
 const TICK: Duration = Duration::from_millis(50);

@@ -3,6 +3,7 @@
 //! ```text
 //! root/models/ID/FILE            a model; other shards lie beside it
 //! root/models/ID/manifest.json   written last: without it, the model is not there
+//! root/models/ID/packed-1-DIGEST.rzpack   a copy in packed layout 1, made of the files with that digest
 //! root/locks/ID.lock             held while ID is fetched or removed; never deleted
 //! ```
 
@@ -23,6 +24,7 @@ use crate::{
 };
 
 const MANIFEST: &str = "manifest.json";
+const PACKED: &str = "packed-";
 const MOST_SHARDS: u32 = 999;
 
 /// A store in a folder. It holds no open files; make as many as you like.
@@ -47,6 +49,20 @@ pub struct Stored {
     pub source: String,
     /// Licence, when the catalogue states one.
     pub licence: Option<String>,
+    /// Size of its packed copies, of which there is mostly one.
+    pub packed_bytes: u64,
+}
+
+/// A model in the store that is to be packed.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Unpacked<'a> {
+    /// Its file; of a model in shards, the first.
+    pub path: &'a Path,
+    /// SHA-256 of its file; of a model in shards, of their digests.
+    pub digest: &'a str,
+    /// Where the packed copy is to be written.
+    pub target: &'a Path,
 }
 
 /// What is recorded of a fetched model.
@@ -134,6 +150,53 @@ impl Store {
         fetch::fetch(&self.config, artifact, &target, &mut report)
     }
 
+    /// The packed copy of a model in this layout, if there is one. What is in it is not looked at.
+    pub fn packed(&self, model: &ModelRef, layout: u32) -> Result<Option<PathBuf>, StoreError> {
+        if let ModelRef::Path(_) = model {
+            return Ok(None);
+        }
+        let folder = self.folder(model);
+        let manifest = read_manifest(&folder)?.filter(|manifest| manifest.is_complete(&folder));
+        let path = manifest.map(|manifest| folder.join(packed_name(layout, &manifest.digest())));
+        Ok(path.filter(|path| path.is_file()))
+    }
+
+    /// Whether a model has packed copies, of whatever layout.
+    pub fn has_packed(&self, model: &ModelRef) -> bool {
+        !packed_files(&self.folder(model)).is_empty()
+    }
+
+    /// Has the packed copy of a model made, by `make`, and removes those of other layouts and of other files.
+    ///
+    /// Waits while another process fetches or packs the same model; a copy that it has made is taken, unless
+    /// `again` asks for a new one. `make` writes the target whole or not at all.
+    pub fn pack<E: From<StoreError>>(
+        &self,
+        model: &ModelRef,
+        layout: u32,
+        again: bool,
+        on_progress: &mut OnProgress<'_>,
+        make: &mut dyn FnMut(Unpacked<'_>) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        let mut report = Reporter::new(on_progress, "the packed copy");
+        let _lock = Lock::acquire(&self.lock_path(&id(model)), &mut report)?;
+        if let Some(path) = self.packed(model, layout)?.filter(|_| !again) {
+            return Ok(path);
+        }
+        let folder = self.folder(model);
+        let manifest = read_manifest(&folder)?.filter(|manifest| manifest.is_complete(&folder));
+        let manifest = manifest.ok_or_else(|| StoreError::NotStored { reference: model.to_string() })?;
+        // Also what a process left that was ended in the middle.
+        for path in packed_files(&folder) {
+            fs::remove_file(&path).map_err(|e| StoreError::io("delete", path, e))?;
+        }
+        let digest = manifest.digest();
+        let target = folder.join(packed_name(layout, &digest));
+        make(Unpacked { path: &folder.join(&manifest.files[0].file), digest: &digest, target: &target })?;
+        sync_folder_of(&target);
+        Ok(target)
+    }
+
     /// The models in the store, by reference. Folders that hold no complete model are left out.
     pub fn list(&self) -> Result<Vec<Stored>, StoreError> {
         let folder = self.config.root.join("models");
@@ -154,6 +217,11 @@ impl Store {
                     source: first.source.clone(),
                     reference: manifest.reference,
                     licence: manifest.licence,
+                    packed_bytes: packed_files(&folder)
+                        .iter()
+                        .filter_map(|path| fs::metadata(path).ok())
+                        .map(|meta| meta.len())
+                        .sum(),
                 });
             }
         }
@@ -226,6 +294,17 @@ impl Store {
 }
 
 impl Manifest {
+    /// What tells the files apart from all others.
+    fn digest(&self) -> String {
+        match self.files.as_slice() {
+            [only] => only.sha256.clone(),
+            files => {
+                let all: String = files.iter().map(|file| file.sha256.as_str()).collect();
+                hexadecimal(&Sha256::digest(all.as_bytes()))
+            }
+        }
+    }
+
     /// Whether the recorded files are there with the recorded sizes, under plain names.
     fn is_complete(&self, folder: &Path) -> bool {
         !self.files.is_empty() && self.files.iter().all(|record| record.is_present(folder))
@@ -243,6 +322,21 @@ impl FileRecord {
             && fs::metadata(folder.join(&self.file))
                 .is_ok_and(|meta| meta.is_file() && meta.len() == self.bytes)
     }
+}
+
+/// The name of a packed copy.
+fn packed_name(layout: u32, digest: &str) -> String {
+    format!("{PACKED}{layout}-{}.rzpack", digest.get(..16).unwrap_or(digest))
+}
+
+/// The packed copies in a folder, and the beginnings of some that were never finished.
+fn packed_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let is_packed = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix('.').unwrap_or(name).starts_with(PACKED) && name.contains(".rzpack")
+    };
+    entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_packed).collect()
 }
 
 /// Name of a model's folder: readable, and different for different references on every file system.

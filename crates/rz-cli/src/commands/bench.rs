@@ -62,7 +62,7 @@ pub(crate) fn bench(args: &BenchArgs, common: &Common, out: &Out) -> Result<(), 
     let mut load = args.compute.load_options(context);
     load.kv_room = KvRoom::Sequences(options.sequences);
     load.max_batch = load.max_batch.max(options.sequences);
-    let (mut forward, _) = model::load(&file, &spec, &runtime, load)?;
+    let (mut forward, _) = model::load(&file, &spec, &runtime, load, args.compute.placement())?;
     let loaded = machine::peak_memory();
     // Asked before the model is lent out: what a token reads grows evenly only where nothing is windowed.
     let bytes: Vec<usize> = (0..=needed).map(|positions| forward.bytes_per_token(positions)).collect();

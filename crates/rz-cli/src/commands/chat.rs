@@ -65,8 +65,17 @@ pub(crate) fn chat(args: &ChatArgs, common: &Common, out: &Out) -> Result<(), Fa
         seed: args.generate.seed.unwrap_or_else(prompt::random_seed),
         messages: Vec::new(),
         saved: Vec::new(),
-        session: Session::new(model::load(&file, &spec, &runtime, args.compute.load_options(context))?.0)
-            .with_context(context),
+        session: Session::new(
+            model::load(
+                &file,
+                &spec,
+                &runtime,
+                args.compute.load_options(context),
+                args.compute.placement(),
+            )?
+            .0,
+        )
+        .with_context(context),
     };
     chat.begin(args.generate.system.clone());
     // Also shows a template that does not take the system message, before anything is typed.

@@ -110,7 +110,7 @@ impl Findings {
         for tensor in file.tensors() {
             let name = tensor.tensor_type().name();
             let at = types.iter().position(|known| known.name == name).unwrap_or_else(|| {
-                let supported = tensor.dtype().is_some();
+                let supported = is_supported(tensor);
                 types.push(Type { name, supported, tensors: 0, elements: 0, bytes: 0 });
                 types.len() - 1
             });
@@ -274,7 +274,7 @@ fn as_json(file: &ModelFile, findings: &Findings, verbose: bool) -> serde_json::
                 "type": tensor.tensor_type().name(),
                 "shape": tensor.shape(),
                 "bytes": tensor.bytes().len(),
-                "supported": tensor.dtype().is_some(),
+                "supported": is_supported(tensor),
             })
         })
         .collect();
@@ -296,6 +296,10 @@ fn as_json(file: &ModelFile, findings: &Findings, verbose: bool) -> serde_json::
         "metadata": metadata,
         "tensors": tensors,
     })
+}
+
+fn is_supported(tensor: &Tensor) -> bool {
+    tensor.dtype().or(tensor.tensor_type().packs()).is_some()
 }
 
 fn shape(tensor: &Tensor) -> String {

@@ -37,6 +37,7 @@ fn list_fetched(args: &ListArgs, store: &Store, out: &Out) -> Result<(), Failure
                     "reference": model.reference,
                     "path": model.path,
                     "bytes": model.bytes,
+                    "packed_bytes": model.packed_bytes,
                     "sha256": model.sha256,
                     "source": model.source,
                     "licence": model.licence,
@@ -55,13 +56,16 @@ fn list_fetched(args: &ListArgs, store: &Store, out: &Out) -> Result<(), Failure
         ("model", Align::Left),
         ("size", Align::Right),
         ("licence", Align::Left),
+        ("packed", Align::Right),
         ("path", Align::Left),
     ]);
     for model in models {
+        let packed = if model.packed_bytes > 0 { table::bytes(model.packed_bytes) } else { "-".to_owned() };
         table.row([
             model.reference,
             table::bytes(model.bytes),
             model.licence.unwrap_or_else(|| "-".to_owned()),
+            packed,
             model.path.display().to_string(),
         ]);
     }

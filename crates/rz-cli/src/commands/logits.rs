@@ -56,7 +56,8 @@ pub(crate) fn logits(args: &LogitsArgs, common: &Common, out: &Out) -> Result<()
     }
     let mut target = Target::create(&args.out)?;
     let runtime = common.runtime()?;
-    let (forward, _) = model::load(&file, &spec, &runtime, args.compute.load_options(context))?;
+    let (forward, _) =
+        model::load(&file, &spec, &runtime, args.compute.load_options(context), args.compute.placement())?;
     let mut session = Session::new(forward);
     write(&mut session, &ids, &mut target)?;
     target.finish()?;

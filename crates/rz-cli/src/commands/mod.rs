@@ -7,6 +7,7 @@ pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod logits;
 pub(crate) mod manual;
+pub(crate) mod pack;
 pub(crate) mod perplexity;
 pub(crate) mod pull;
 pub(crate) mod rm;
@@ -37,6 +38,7 @@ pub(crate) fn execute(cli: Cli, started: Instant) -> Result<(), Failure> {
         Some(Command::Inspect(args)) => inspect::inspect(args, common, out),
         Some(Command::Tokenize(args)) => tokenize::tokenize(args, common, out),
         Some(Command::Pull(args)) => pull::pull(args, common, out),
+        Some(Command::Pack(args)) => pack::pack(args, common, out),
         Some(Command::List(args)) => list::list(args, common, out),
         Some(Command::Rm(args)) => rm::rm(args, common, out),
         Some(Command::Perplexity(args)) => perplexity::perplexity(args, common, out),

@@ -48,7 +48,8 @@ pub(crate) fn perplexity(args: &PerplexityArgs, common: &Common, out: &Out) -> R
     options.begin = tokenizer.bos().filter(|_| tokenizer.adds_bos());
     let window = options.check(ids.len())?;
     let runtime = common.runtime()?;
-    let (forward, _) = model::load(&file, &spec, &runtime, args.compute.load_options(window))?;
+    let (forward, _) =
+        model::load(&file, &spec, &runtime, args.compute.load_options(window), args.compute.placement())?;
     let mut session = Session::new(forward);
 
     let listening = Listening::start();

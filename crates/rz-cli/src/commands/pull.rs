@@ -1,5 +1,7 @@
 //! `rz pull`: fetches models.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use rz_store::{ModelRef, StoreError};
 use serde_json::json;
@@ -7,7 +9,7 @@ use serde_json::json;
 use crate::args::Common;
 use crate::failure::Failure;
 use crate::terminal::{self, Out};
-use crate::{environment, model, progress};
+use crate::{commands::pack, environment, model, progress};
 
 /// What `rz pull` takes.
 #[derive(Debug, Args)]
@@ -15,7 +17,10 @@ pub(crate) struct PullArgs {
     /// The models [default: that of --model]
     #[arg(value_name = "REF")]
     models: Vec<String>,
-    /// Print one JSON array of objects with reference and path
+    /// Do not leave a packed copy beside the model: half the disk, slower starts
+    #[arg(long)]
+    no_pack: bool,
+    /// Print one JSON array of objects with reference, path and the path of the packed copy
     #[arg(long)]
     json: bool,
 }
@@ -38,7 +43,25 @@ pub(crate) fn pull(args: &PullArgs, common: &Common, out: &Out) -> Result<(), Fa
         if !args.json {
             out.line(&path.display().to_string())?;
         }
-        fetched.push(json!({ "reference": model.to_string(), "path": path }));
+        let packed = if args.no_pack { None } else { packed(common, model)? };
+        fetched.push(json!({ "reference": model.to_string(), "path": path, "packed": packed }));
     }
     if args.json { out.json(&fetched) } else { Ok(()) }
+}
+
+/// The packed copy of a fetched model, made if need be. A model that cannot be packed is fetched all the same.
+pub(crate) fn packed(common: &Common, model: &ModelRef) -> Result<Option<PathBuf>, Failure> {
+    if let ModelRef::Path(_) = model {
+        return Ok(None);
+    }
+    match pack::into_store(common, model, false) {
+        Ok(path) => Ok(Some(path)),
+        Err(failure) => match failure.message() {
+            Some(message) => {
+                terminal::note(&format!("{model} stays as it was fetched and is not packed: {message}"));
+                Ok(None)
+            }
+            None => Err(failure),
+        },
+    }
 }

@@ -42,13 +42,14 @@ pub(crate) fn run(args: &RunArgs, common: &Common, out: &Out, started: Instant) 
     let runtime = common.runtime()?;
     let file = model::open(common)?;
     let spec = model::describe(&file)?;
+    let context = model::context(common, &spec)?;
+    let options = args.compute.load_options(context);
+    let (forward, loading) = model::start(&file, &spec, &runtime, options, args.compute.placement())?;
     let tokenizer = model::tokenizer(&file, &spec)?;
     let text = if args.no_template { text } else { in_template(&file, &tokenizer, text, args)? };
     let ids = prompt::encode(&tokenizer, &text);
-    let context = model::context(common, &spec)?;
     check_length(&ids, context)?;
-
-    let (forward, loaded) = model::load(&file, &spec, &runtime, args.compute.load_options(context))?;
+    let loaded = loading.settle();
     let mut session = Session::new(forward).with_context(context);
     let seed = args.generate.seed.unwrap_or_else(prompt::random_seed);
     let listening = Listening::start();
@@ -122,7 +123,7 @@ fn in_template(
     }
 }
 
-/// Refuses a prompt that leaves no room for an answer, before anything is loaded.
+/// Refuses a prompt that leaves no room for an answer.
 fn check_length(ids: &[u32], context: usize) -> Result<(), Failure> {
     if ids.is_empty() {
         return Err(Failure::input("the prompt has no tokens: give a prompt that is more than nothing"));

@@ -9,8 +9,11 @@
 //! | data | each tensor at its offset, a multiple of the alignment |
 //!
 //! All numbers are little-endian; a string is its length as u64 and its bytes.
+//!
+//! Files of packed matrices have types of their own and end with a seal; see `seal`.
 
 mod parse;
+mod seal;
 mod shards;
 mod writer;
 
@@ -91,6 +94,11 @@ impl Gguf {
     /// What the offsets of tensors are multiples of; of a set of shards, in the first.
     pub fn alignment(&self) -> u32 {
         self.alignment
+    }
+
+    /// Whether its matrices are packed already: whether it was written for this purpose.
+    pub fn is_packed(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.tensor_type().packs().is_some())
     }
 
     /// The mapped files: one, or the shards in order.

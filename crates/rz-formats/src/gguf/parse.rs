@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::seal;
 use crate::cursor::Cursor;
 use crate::error::{FormatError, text};
 use crate::metadata::Metadata;
@@ -16,7 +17,7 @@ pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
 pub(super) const DEFAULT_ALIGNMENT: u32 = 32;
 pub(super) const MAX_DIMENSIONS: usize = 4;
 
-const ALIGNMENTS: Range<u64> = 8..65536 + 1;
+pub(super) const ALIGNMENTS: Range<u64> = 8..65536 + 1;
 
 // Limits far beyond any real model. They keep what a hostile file can make this
 // reader hold in step with the size of the file.
@@ -67,6 +68,8 @@ impl Dims {
 
 /// Reads and checks everything before the data. Names of tensors may still occur twice.
 pub(super) fn header(file: &Path, bytes: &[u8]) -> Result<Header, FormatError> {
+    let sealed = seal::check(file, bytes)?;
+    let bytes = &bytes[..bytes.len() - sealed.map_or(0, |_| seal::BYTES)];
     let mut cursor = Cursor::new(file, bytes);
     let version = version(&mut cursor, bytes)?;
     let tensors = cursor.count("the number of tensors", LEAST_TENSOR, MAX_TENSORS)?;
@@ -74,6 +77,7 @@ pub(super) fn header(file: &Path, bytes: &[u8]) -> Result<Header, FormatError> {
     let metadata = metadata(&mut cursor, keys)?;
     let alignment = alignment(&metadata)?;
     let mut infos = (0..tensors).map(|_| info(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
+    check_seal(&cursor, &metadata, &infos, alignment, sealed)?;
     place_data(&cursor, &mut infos, u64::from(alignment), bytes.len() as u64)?;
     Ok(Header { version, alignment, metadata, infos })
 }
@@ -289,6 +293,31 @@ fn info(cursor: &mut Cursor<'_>) -> Result<Info, FormatError> {
         .map_err(|bad| bad.of(cursor.place_of(shape_at), name, dims.as_slice()))?;
     let offset = cursor.u64("the offset of a tensor's data")?;
     Ok(Info { name: name.into(), tensor_type, range: 0..0, at, dims, offset, bytes })
+}
+
+/// Checks that there is a seal if a tensor wants one, and that it fits.
+fn check_seal(
+    cursor: &Cursor<'_>,
+    metadata: &Metadata,
+    infos: &[Info],
+    alignment: u32,
+    sealed: Option<usize>,
+) -> Result<(), FormatError> {
+    let Some(packed) = infos.iter().find(|info| info.tensor_type.packs().is_some()) else { return Ok(()) };
+    let broken = |place, what| Err(FormatError::Seal { place, what });
+    match sealed {
+        None => broken(cursor.place_of(packed.at), "tensors are packed, and the seal at the end is missing"),
+        Some(header) if header != cursor.at() => {
+            broken(cursor.place(), "the header does not end where the seal says")
+        }
+        Some(_) if alignment < seal::ALIGNMENT => Err(FormatError::Alignment {
+            file: metadata.file().to_owned(),
+            found: alignment.into(),
+            min: seal::ALIGNMENT.into(),
+            max: ALIGNMENTS.end - 1,
+        }),
+        Some(_) => Ok(()),
+    }
 }
 
 /// Finds the data of each tensor, which starts after the infos, and checks that it is

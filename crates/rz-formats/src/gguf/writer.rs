@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::{parse, shards};
+use super::{parse, seal, shards};
 use crate::error::{FormatError, Place};
 use crate::metadata::Metadata;
 use crate::output::{self, nowhere};
@@ -17,7 +17,8 @@ use crate::value::{Array, Value};
 ///
 /// The same content always gives the same bytes. `general.alignment` is taken from the
 /// metadata; the keys that tie shards together (`split.…`) are the writer's own: those
-/// of the metadata are left out.
+/// of the metadata are left out. A file with tensors of packed types gets the seal that
+/// readers of such files ask for.
 ///
 /// ```
 /// use rz_formats::{Gguf, GgufWriter, Metadata};
@@ -224,6 +225,15 @@ impl<'a> GgufWriter<'a> {
     /// Checks the metadata and lays out a file of the tensors of `range`. `tie` are keys of its own.
     fn plan(&self, range: Range<usize>, tie: Metadata) -> Result<Shard, FormatError> {
         let alignment = parse::alignment(&self.metadata)?;
+        let sealed = self.tensors[range.clone()].iter().any(|tensor| tensor.tensor_type.packs().is_some());
+        if sealed && alignment < seal::ALIGNMENT {
+            return Err(FormatError::Alignment {
+                file: self.metadata.file().to_owned(),
+                found: alignment.into(),
+                min: seal::ALIGNMENT.into(),
+                max: parse::ALIGNMENTS.end - 1,
+            });
+        }
         let first = range.start == 0;
         let own = |key: &str| [shards::NUMBER_KEY, shards::COUNT_KEY, shards::TENSORS_KEY].contains(&key);
         let entries: Vec<_> = self
@@ -266,7 +276,7 @@ impl<'a> GgufWriter<'a> {
                     shape: tensor.shape.clone(),
                 })?;
         }
-        Ok(Shard { header, range, alignment: alignment.into() })
+        Ok(Shard { header, range, alignment: alignment.into(), sealed })
     }
 
     fn write_file(&self, shard: &Shard, path: &Path) -> Result<(), FormatError> {
@@ -293,6 +303,9 @@ impl<'a> GgufWriter<'a> {
             }
             out.pad(shard.alignment)?;
         }
+        if shard.sealed {
+            out.check(|out| out.write_all(&seal::of(&shard.header)))?;
+        }
         Ok(())
     }
 }
@@ -303,6 +316,8 @@ struct Shard {
     header: Vec<u8>,
     range: Range<usize>,
     alignment: u64,
+    /// Whether it holds panels.
+    sealed: bool,
 }
 
 /// Counts what is written.

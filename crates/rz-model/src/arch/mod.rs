@@ -52,7 +52,7 @@ pub fn describe<'a>(source: impl Into<Source<'a>>) -> Result<Description, ModelE
 /// # Errors
 /// When a tensor is missing, has another shape, or is of a type that is not supported.
 pub fn check_tensors<'a>(source: impl Into<Source<'a>>, spec: &ModelSpec) -> Result<Vec<String>, ModelError> {
-    source.into().with_origin(|origin| crate::weights::check(origin, spec))
+    source.into().with_origin(|origin| Ok(crate::weights::plan(origin, spec)?.1))
 }
 
 pub(crate) fn read(origin: &dyn Origin) -> Result<Description, ModelError> {

@@ -8,7 +8,7 @@
 //! `x = d * LEVELS[q]`, with `q` in `0..16` and [`CURVED_LEVELS`](rz_kernels::CURVED_LEVELS).
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::{CURVED_LEVELS as LEVELS, PanelKind};
+use rz_kernels::{CURVED_LEVELS as LEVELS, PANEL_ROWS, PanelKind};
 
 use super::common::half;
 use super::{lanes, planes, search};
@@ -50,10 +50,11 @@ impl BlockFormat for IQ4_NL {
     }
 
     // The file pairs the very columns that the planes pair.
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (scales, planes) = out.split_at_mut(32);
-        lanes::store_half(block.d, lane, scales);
-        lanes::store_bits(&block.qs, lane, planes);
+        lanes::store_halves(blocks, |block| block.d, scales);
+        lanes::interleave(blocks, |block| &block.qs, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

@@ -11,7 +11,7 @@
 //! [`CURVED_LEVELS`](rz_kernels::CURVED_LEVELS).
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::{CURVED_LEVELS as LEVELS, PanelKind};
+use rz_kernels::{CURVED_LEVELS as LEVELS, PANEL_ROWS, PanelKind};
 
 use super::common::half;
 use super::{lanes, planes, search};
@@ -60,13 +60,13 @@ impl BlockFormat for IQ4_XS {
     }
 
     // A panel holds the scales less 32. The file pairs the very columns that the planes pair.
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (header, planes) = out.split_at_mut(160);
-        lanes::store_half(block.d, lane, &mut header[..32]);
-        lanes::store_bytes(&scales(block).map(|scale| scale.wrapping_sub(32)), lane, &mut header[32..]);
-        for (qs, planes) in block.qs.chunks_exact(16).zip(planes.chunks_exact_mut(256)) {
-            lanes::store_bits(qs, lane, planes);
-        }
+        lanes::store_halves(blocks, |block| block.d, &mut header[..32]);
+        let less = |block: &Block| scales(block).map(|scale| scale.wrapping_sub(32));
+        lanes::store_bytes(blocks, less, &mut header[32..]);
+        lanes::interleave(blocks, |block| &block.qs, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

@@ -10,7 +10,7 @@
 //! gives `e = 255`, which the original reserves, no meaning of its own.
 
 use bytemuck::{Pod, Zeroable};
-use rz_kernels::{FLOAT_LEVELS as LEVELS, PanelKind};
+use rz_kernels::{FLOAT_LEVELS as LEVELS, PANEL_ROWS, PanelKind};
 
 use super::common::limited;
 use super::{lanes, planes};
@@ -61,10 +61,11 @@ impl BlockFormat for MXFP4 {
     }
 
     // The file pairs the very columns that the planes pair.
-    fn pack(block: &Block, lane: usize, out: &mut [u8]) {
+    #[inline(always)]
+    fn pack(blocks: &[&Block; PANEL_ROWS], out: &mut [u8]) {
         let (exponents, planes) = out.split_at_mut(16);
-        exponents[lane] = block.e;
-        lanes::store_bits(&block.qs, lane, planes);
+        lanes::store_bytes(blocks, |block| [block.e], exponents);
+        lanes::interleave(blocks, |block| &block.qs, planes);
     }
 
     fn unpack(panel: &[u8], lane: usize) -> Block {

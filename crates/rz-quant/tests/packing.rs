@@ -96,7 +96,10 @@ fn the_layout_is_the_one_of_its_version() {
         ("Q4_K", 0xb454_91d4_6f0d_2d3a),
         ("Q5_K", 0x6474_7d94_1e62_b4ba),
         ("Q6_K", 0xeffd_d9a7_e76c_851c),
+        ("IQ4_NL", 0xd59e_6b36_53eb_842d),
+        ("IQ4_XS", 0x40a5_9cad_ca0a_bf54),
         ("BF16", 0x9351_815f_6ead_2f74),
+        ("MXFP4", 0xff92_c8e9_520c_6c38),
     ];
     let mut found = Vec::new();
     for &dtype in DType::ALL.iter().filter(|dtype| dtype.panel().is_some()) {

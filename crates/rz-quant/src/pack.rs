@@ -71,7 +71,7 @@ impl FormatVisitor for PackPanel<'_> {
 
     fn visit<F: BlockFormat>(self) {
         let PackPanel { kernels, row, blocks, panel } = self;
-        let mut rows = blocks.chunks_exact(row).map(|row| bytemuck::cast_slice(row));
+        let mut rows = blocks.chunks_exact(row).map(bytemuck::cast_slice);
         match blocks.len() / row {
             PANEL_ROWS => {
                 // Sixteen places are read from in turns. Going through them in order first

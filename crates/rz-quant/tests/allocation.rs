@@ -55,7 +55,8 @@ fn a_product_takes_little_more_than_its_weights() {
         PEAK.store(before, Ordering::Relaxed);
         // An arena is mapped, so that the allocator does not see it.
         let mut arena = Arena::new(size).expect("memory");
-        pool.step(|team| pack(team, dtype, ROWS, COLUMNS, &blocks, &mut arena[..size])).expect("a matrix");
+        pool.step(|team| pack(Kernels::detect(), team, dtype, ROWS, COLUMNS, &blocks, &mut arena[..size]))
+            .expect("a matrix");
         let matrix = Matrix::from_panels(dtype, ROWS, COLUMNS, Arc::new(arena), 0..size);
         pool.step(|team| {
             let mut quantized = Activations::default();

@@ -102,7 +102,8 @@ impl Case {
         let size = Matrix::packed_bytes(dtype, ROWS, COLUMNS).expect("a panel kind");
         let mut arena = Arena::new(size).expect("memory");
         let pool = Pool::new(2).expect("threads");
-        pool.step(|team| pack(team, dtype, ROWS, COLUMNS, &blocks, &mut arena[..size])).expect("a matrix");
+        pool.step(|team| pack(Kernels::detect(), team, dtype, ROWS, COLUMNS, &blocks, &mut arena[..size]))
+            .expect("a matrix");
         let matrix = Matrix::from_panels(dtype, ROWS, COLUMNS, Arc::new(arena), 0..size);
         Case { matrix, weights, x: x.to_owned() }
     }

@@ -137,6 +137,35 @@ proptest! {
         }
     }
 
+    /// One chain follows an answer token by token; the prompt's tokens do not count.
+    #[test]
+    fn frequency_and_presence_count_the_answer(
+        row in rows(),
+        history in prop::collection::vec(0u32..40, 0..60),
+        prompt in 0usize..20,
+        frequency in -2f64..2.0,
+        presence in -2f64..2.0,
+    ) {
+        let prompt = prompt.min(history.len());
+        let mut settings = Settings::new();
+        settings.set_order(["frequency"]).unwrap();
+        settings.set("frequency_penalty", frequency).unwrap();
+        settings.set("presence_penalty", presence).unwrap();
+        let mut chain = Chain::new(&settings).unwrap();
+        // Forwards, and at the end with a part of the answer lost.
+        for end in (prompt..=history.len()).chain([prompt]) {
+            let mut candidates = Candidates::new();
+            candidates.load(&row).unwrap();
+            chain.choose(&mut candidates, &mut StepContext::new(1, &history[..end], prompt)).unwrap();
+            for c in candidates.iter() {
+                let count = history[prompt..end].iter().filter(|id| **id == c.id).count();
+                let before = f64::from(row[c.id as usize]);
+                let penalty = if count > 0 { presence + frequency * count as f64 } else { 0.0 };
+                prop_assert!((f64::from(c.logit) - (before - penalty)).abs() <= 1e-5);
+            }
+        }
+    }
+
     /// Whatever the scores and settings: a token that was a candidate, or the error that says what is wrong.
     #[test]
     fn nothing_panics(

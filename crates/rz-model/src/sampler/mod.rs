@@ -37,6 +37,7 @@
 
 mod candidates;
 mod chain;
+mod frequency;
 mod greedy;
 mod min_p;
 mod penalties;
@@ -55,6 +56,7 @@ pub use settings::{Kind, Param, Settings, Value};
 /// Every sampler, in the order in which a chain applies them unless it is told another.
 pub static SAMPLERS: &[Sampler] = &[
     penalties::SAMPLER,
+    frequency::SAMPLER,
     greedy::SAMPLER,
     top_k::SAMPLER,
     top_p::SAMPLER,

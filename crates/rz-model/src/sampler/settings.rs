@@ -289,7 +289,10 @@ mod tests {
         assert_eq!(default("min_p"), 0.05);
         assert_eq!(default("repeat_penalty"), 1.0);
         assert_eq!(default("repeat_last_n"), 64.0);
-        assert_eq!(settings.order(), ["penalties", "greedy", "top_k", "top_p", "min_p", "temperature"]);
+        assert_eq!(
+            settings.order(),
+            ["penalties", "frequency", "greedy", "top_k", "top_p", "min_p", "temperature"]
+        );
     }
 
     #[test]

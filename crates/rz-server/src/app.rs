@@ -1,0 +1,157 @@
+//! What all requests share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::kept::KeptResponses;
+use crate::library::Library;
+use crate::metrics::Metrics;
+use crate::registry::{Lease, ModelState};
+use crate::{ApiError, Config, Registry};
+
+/// A server without its sockets: models, limits, counters.
+pub struct App {
+    pub(crate) config: Config,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Metrics,
+    pub(crate) kept: KeptResponses,
+    pub(crate) library: Option<Arc<dyn Library>>,
+    pub(crate) started: Instant,
+    draining: AtomicBool,
+    /// One permit for each request that may be worked on or wait.
+    places: Arc<Semaphore>,
+}
+
+/// Whether a server can answer requests for models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// It can.
+    Ok,
+    /// A model is being loaded, and none is there yet.
+    Loading,
+    /// No model could be loaded.
+    Failed(String),
+    /// It is about to end.
+    Draining,
+    /// A model has work and makes no progress.
+    Wedged {
+        /// The model.
+        model: String,
+        /// For how long.
+        time: Duration,
+    },
+}
+
+impl App {
+    /// A server for these models.
+    pub fn new(config: Config, registry: Registry) -> Self {
+        Self {
+            metrics: Metrics::default(),
+            kept: KeptResponses::new(config.kept_responses),
+            library: None,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            places: Arc::new(Semaphore::new(config.max_requests)),
+            registry: Arc::new(registry),
+            config,
+        }
+    }
+
+    /// Lets clients see, and where the configuration says so also fetch and delete, the models that are
+    /// kept on this machine.
+    #[must_use]
+    pub fn with_library(self, library: Arc<dyn Library>) -> Self {
+        Self { library: Some(library), ..self }
+    }
+
+    /// The models.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// From now on no request for a model is taken; those that were are answered to their end.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the server is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Requests for models that are being answered.
+    pub fn busy(&self) -> usize {
+        self.config.max_requests - self.places.available_permits()
+    }
+
+    /// Whether requests for models can be answered. Waits for nothing.
+    pub fn health(&self) -> Health {
+        if self.is_draining() {
+            return Health::Draining;
+        }
+        for loaded in self.registry.loaded() {
+            let time = loaded.backend.stats().stalled;
+            if time >= self.config.stall_time {
+                return Health::Wedged { model: loaded.name, time };
+            }
+        }
+        let states: Vec<_> = self.registry.models().map(|(_, state)| state).collect();
+        if states.contains(&ModelState::Ready) {
+            return Health::Ok;
+        }
+        if states.contains(&ModelState::Loading) {
+            return Health::Loading;
+        }
+        // Models that are loaded on demand: all is well until one of them could not be.
+        let failed = states.iter().find_map(|state| match state {
+            ModelState::Failed(message) => Some(message.clone()),
+            _ => None,
+        });
+        failed.map_or(Health::Ok, Health::Failed)
+    }
+
+    /// A place among the requests that are worked on, and the model, loaded.
+    pub(crate) async fn admit(&self, model: Option<&str>) -> Result<Admission, ApiError> {
+        let model = self.model_name(model)?;
+        if self.is_draining() {
+            return Err(ApiError::unavailable("the server is about to end: ask another one", 5));
+        }
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("{} requests are being answered or wait already", self.config.max_requests);
+            ApiError::busy(message, 2)
+        })?;
+        let lease = self.registry.acquire(&model).await?;
+        Ok(Admission { lease, place })
+    }
+
+    /// The name of the model that a request means.
+    pub(crate) fn model_name(&self, asked: Option<&str>) -> Result<String, ApiError> {
+        match asked {
+            Some(name) => match self.registry.find(name) {
+                Some(model) => Ok(model.name.clone()),
+                None => Err(ApiError::no_such_model(name)),
+            },
+            None => {
+                let first = self.registry.models().next().map(|(model, _)| model.name.clone());
+                first.ok_or_else(|| ApiError::not_found("this server has no models"))
+            }
+        }
+    }
+
+    /// What is done every second or so: unloads models that nobody uses.
+    pub fn tick(&self) {
+        self.registry.unload_idle(Instant::now());
+    }
+}
+
+/// A request that was let in. Its place and its model are free again when it is dropped.
+pub(crate) struct Admission {
+    pub(crate) lease: Lease,
+    // Held for its place.
+    #[allow(dead_code)]
+    place: OwnedSemaphorePermit,
+}

@@ -1,0 +1,189 @@
+//! Models that run on `rz-engine`.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rz_engine::serve::{
+    self, Constraint, EngineHandle, EngineThread, EventKind, FinishReason, Pooling, Request, StopCause, Want,
+};
+use rz_tokenizer::{ChatTemplate, Tokenizer};
+
+use crate::backend::{
+    Backend, ConstraintSpec, Event, Events, Finish, Generate, Job, ModelInfo, Refusal, Stats, Task,
+    TokenScore, Usage,
+};
+
+/// Turns the description of a constraint into the constraint. Called on threads that may wait.
+pub type Constrain = Arc<dyn Fn(&ConstraintSpec) -> Result<Box<dyn Constraint>, String> + Send + Sync>;
+
+/// A model on an engine with a thread of its own.
+pub struct EngineBackend {
+    info: ModelInfo,
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    constrain: Option<Constrain>,
+    handle: EngineHandle,
+    /// The last step that was seen, and when it was new.
+    seen: Mutex<(u64, Instant)>,
+    // Ends the engine's thread when it is dropped.
+    _thread: EngineThread,
+}
+
+impl EngineBackend {
+    /// A model on an engine. The tokenizer and the template are the model's.
+    pub fn new(
+        thread: EngineThread,
+        info: ModelInfo,
+        tokenizer: Arc<Tokenizer>,
+        template: Option<ChatTemplate>,
+    ) -> Self {
+        let seen = Mutex::new((0, Instant::now()));
+        Self { info, tokenizer, template, constrain: None, handle: thread.handle(), seen, _thread: thread }
+    }
+
+    /// Lets clients say what answers must be.
+    #[must_use]
+    pub fn with_constraints(self, constrain: Constrain) -> Self {
+        Self { constrain: Some(constrain), ..self }
+    }
+
+    fn request(&self, job: Job) -> Result<(Request, Vec<String>), Refusal> {
+        let mut request = Request::new(job.prompt);
+        request.priority = job.priority;
+        request.deadline = job.time_limit.map(|limit| Instant::now() + limit);
+        let Task::Generate(generate) = job.task else {
+            request.want = Want::Embed(Pooling::Mean);
+            return Ok((request, Vec::new()));
+        };
+        let generate: Generate = *generate;
+        if let Some(spec) = &generate.constraint {
+            request.constraint = Some(self.constraint(spec)?);
+        }
+        request.n = generate.choices;
+        request.sampling = generate.settings;
+        request.logit_bias = generate.logit_bias;
+        request.seed = generate.seed;
+        request.max_tokens = generate.max_tokens;
+        request.min_tokens = generate.min_tokens;
+        request.stop = generate.stop.clone();
+        request.ignore_eos = generate.ignore_eos;
+        request.decode.special = generate.special;
+        request.logprobs = generate.logprobs;
+        request.prompt_logprobs = generate.prompt_logprobs;
+        request.cache_prompt = generate.cache_prompt;
+        Ok((request, generate.stop))
+    }
+
+    fn constraint(&self, spec: &ConstraintSpec) -> Result<Box<dyn Constraint>, Refusal> {
+        let param = match spec {
+            ConstraintSpec::JsonObject | ConstraintSpec::JsonSchema(_) => "response_format",
+            ConstraintSpec::Regex(_) => "guided_regex",
+            ConstraintSpec::Choice(_) => "guided_choice",
+            ConstraintSpec::Lark(_) => "guided_grammar",
+        };
+        let Some(constrain) = &self.constrain else {
+            let message =
+                "this server cannot hold answers to a schema, an expression or a grammar".to_owned();
+            return Err(Refusal::Unsupported { param, message });
+        };
+        constrain(spec).map_err(Refusal::Invalid)
+    }
+}
+
+impl Backend for EngineBackend {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    fn submit(&self, job: Job) -> Result<Events, Refusal> {
+        let (request, stop) = self.request(job)?;
+        let (sink, events) = Events::channel();
+        let deliver = move |event: serve::Event| {
+            let heard = translate(event.kind, &stop).is_none_or(|told| sink.send(event.choice, told));
+            if heard { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let ticket = self.handle.submit_with(request, Box::new(deliver)).map_err(refusal)?;
+        Ok(events.with_guard(ticket))
+    }
+
+    fn stats(&self) -> Stats {
+        let stats = self.handle.stats();
+        let progress = self.handle.progress();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != progress.steps || !(progress.busy || progress.stopped) {
+            *seen = (progress.steps, Instant::now());
+        }
+        // Of several groups of layers, the one that is fullest says how full the cache is.
+        let fullest = stats.groups.iter();
+        let fullest = fullest.max_by_key(|group| group.used.saturating_mul(1 << 20) / group.blocks.max(1));
+        Stats {
+            running: stats.running,
+            waiting: stats.waiting,
+            kv_blocks_used: fullest.map_or(0, |group| group.used),
+            kv_blocks: fullest.map_or(0, |group| group.blocks),
+            block_tokens: rz_model::KV_BLOCK,
+            prefix_queries: stats.prefix_queries,
+            prefix_hits: stats.prefix_hits,
+            preemptions: stats.preemptions,
+            stalled: if progress.stopped { Duration::MAX } else { seen.1.elapsed() },
+        }
+    }
+}
+
+/// An event as the HTTP layer knows it; nothing for those that it does not tell clients of.
+fn translate(kind: EventKind, stop: &[String]) -> Option<Event> {
+    let score = |id, score: Option<serve::TokenScore>| match score {
+        Some(score) => TokenScore { id, logprob: Some(score.logprob), top: score.top },
+        None => TokenScore { id, ..TokenScore::default() },
+    };
+    Some(match kind {
+        EventKind::Prompt(tokens) => {
+            Event::Prompt(tokens.into_iter().map(|token| score(token.id, token.score)).collect())
+        }
+        EventKind::Token { id, text, score: scored } => Event::Token { token: score(id, scored), text },
+        EventKind::Text(text) => Event::Text(text),
+        EventKind::Embedding(vector) => Event::Embedding(vector),
+        EventKind::Finished { reason, usage, timings } => {
+            let finish = match reason {
+                FinishReason::Stop(StopCause::String(which)) => {
+                    Finish::StopString(stop.get(which).cloned().unwrap_or_default())
+                }
+                FinishReason::Length { .. } => Finish::Length,
+                FinishReason::Cancelled => Finish::Cancelled,
+                FinishReason::Deadline => Finish::TimeLimit,
+                FinishReason::Error(message) => return Some(Event::Failed(message)),
+                // The model ended it, its constraint did, or all was done.
+                _ => Finish::Stop,
+            };
+            let usage = Usage {
+                prompt_tokens: usage.prompt_tokens,
+                cached_tokens: usage.cached_tokens,
+                completion_tokens: usage.completion_tokens,
+                queued: timings.queued,
+                prefill: timings.prefill,
+                decode: timings.decode,
+            };
+            Event::Finished { finish, usage }
+        }
+        _ => return None,
+    })
+}
+
+fn refusal(refusal: serve::Refusal) -> Refusal {
+    use serve::Refusal as Engine;
+    match refusal {
+        Engine::QueueFull { .. } => Refusal::Busy { retry_after: 2 },
+        Engine::PromptTooLong { tokens, context } => Refusal::TooLong { tokens, context },
+        Engine::Draining | Engine::Stopped => Refusal::Closed,
+        other => Refusal::Invalid(other.to_string()),
+    }
+}

@@ -1,0 +1,106 @@
+//! Answers of `/v1/responses` that clients may ask for again.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+/// Bytes that all of them may take, roughly.
+const MOST_BYTES: usize = 64 << 20;
+
+/// The last answers, by id. Old ones make room for new ones.
+#[derive(Debug)]
+pub(crate) struct KeptResponses {
+    most: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    entries: VecDeque<(String, Entry)>,
+    bytes: usize,
+}
+
+/// An answer, finished or not.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// The response object as it is now.
+    pub(crate) response: Arc<Value>,
+    /// The conversation that led to it, with the answer once that is there.
+    pub(crate) messages: Arc<Vec<Value>>,
+    /// Becomes true when somebody cancels it.
+    pub(crate) cancel: watch::Sender<bool>,
+    bytes: usize,
+}
+
+impl Entry {
+    pub(crate) fn new(response: Value, messages: Vec<Value>, cancel: watch::Sender<bool>) -> Self {
+        let size = |value: &Value| value.to_string().len();
+        let bytes = size(&response) + messages.iter().map(size).sum::<usize>();
+        let (response, messages) = (Arc::new(response), Arc::new(messages));
+        Self { response, messages, cancel, bytes }
+    }
+}
+
+impl KeptResponses {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, kept: Mutex::default() }
+    }
+
+    /// Keeps an answer, in place of what there was under the id.
+    pub(crate) fn put(&self, id: &str, entry: Entry) {
+        let mut kept = self.lock();
+        kept.remove(id);
+        kept.bytes += entry.bytes;
+        kept.entries.push_back((id.to_owned(), entry));
+        while kept.entries.len() > self.most || (kept.bytes > MOST_BYTES && kept.entries.len() > 1) {
+            let Some((_, old)) = kept.entries.pop_front() else { break };
+            kept.bytes -= old.bytes;
+        }
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<Entry> {
+        self.lock().entries.iter().find(|(known, _)| known == id).map(|(_, entry)| entry.clone())
+    }
+
+    pub(crate) fn remove(&self, id: &str) -> Option<Entry> {
+        self.lock().remove(id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn remove(&mut self, id: &str) -> Option<Entry> {
+        let at = self.entries.iter().position(|(known, _)| known == id)?;
+        let (_, entry) = self.entries.remove(at)?;
+        self.bytes -= entry.bytes;
+        Some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_make_room() {
+        let kept = KeptResponses::new(2);
+        let entry = |response| Entry::new(response, vec![], watch::Sender::new(false));
+        for id in ["a", "b", "a", "c"] {
+            kept.put(id, entry(json!({ "id": id })));
+        }
+        assert!(kept.get("b").is_none());
+        assert_eq!(*kept.get("a").unwrap().response, json!({ "id": "a" }));
+        assert!(kept.remove("c").is_some() && kept.get("c").is_none());
+        let large = "x".repeat(MOST_BYTES);
+        kept.put("large", entry(json!(large)));
+        assert!(kept.get("a").is_none() && kept.get("large").is_some());
+        assert!(KeptResponses::new(0).get("a").is_none());
+    }
+}

@@ -1,0 +1,244 @@
+//! The description of all routes, for programs.
+
+mod schemas;
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Map, Value, json};
+
+use crate::App;
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route("/openapi.json", get(document))
+}
+
+async fn document() -> Response {
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| describe().to_string().into());
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.clone()).into_response()
+}
+
+/// One operation as data.
+struct Operation {
+    path: &'static str,
+    method: &'static str,
+    summary: &'static str,
+    /// Name of the schema of the body, if it takes one.
+    body: &'static str,
+    gives: Gives,
+}
+
+/// What an operation answers with.
+#[derive(Clone, Copy, PartialEq)]
+enum Gives {
+    Json,
+    /// Or server-sent events, when `stream` says so.
+    JsonOrEvents,
+    /// Or a JSON value a line.
+    JsonOrLines,
+    Text,
+    Page,
+    Icon,
+    /// Nothing: it exists elsewhere.
+    NotHere,
+}
+
+const fn operation(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    body: &'static str,
+    gives: Gives,
+) -> Operation {
+    Operation { path, method, summary, body, gives }
+}
+
+const OPERATIONS: &[Operation] = {
+    use Gives::{Icon, Json, JsonOrEvents, JsonOrLines, NotHere, Page, Text};
+    &[
+        operation("post", "/v1/chat/completions", "Answer a conversation", "Chat", JsonOrEvents),
+        operation("post", "/chat/completions", "The same", "Chat", JsonOrEvents),
+        operation("post", "/v1/completions", "Continue a text", "Completion", JsonOrEvents),
+        operation("post", "/v1/embeddings", "Turn texts into vectors", "Embeddings", Json),
+        operation("get", "/v1/models", "The models", "", Json),
+        operation("get", "/models", "The same", "", Json),
+        operation("get", "/v1/models/{name}", "One model", "", Json),
+        operation("post", "/v1/responses", "Answer, and keep the answer", "Response", JsonOrEvents),
+        operation("get", "/v1/responses/{id}", "An answer that was kept", "", Json),
+        operation("delete", "/v1/responses/{id}", "Forget an answer", "", Json),
+        operation("post", "/v1/responses/{id}/cancel", "End an answer early", "", Json),
+        operation(
+            "post",
+            "/v1/messages",
+            "Answer a conversation, in Anthropic's way",
+            "Messages",
+            JsonOrEvents,
+        ),
+        operation(
+            "post",
+            "/v1/messages/count_tokens",
+            "Count the tokens of a conversation",
+            "CountTokens",
+            Json,
+        ),
+        operation("post", "/api/chat", "Answer a conversation, in Ollama's way", "OllamaChat", JsonOrLines),
+        operation("post", "/api/generate", "Answer a prompt, in Ollama's way", "OllamaGenerate", JsonOrLines),
+        operation("post", "/api/embed", "Turn texts into vectors, in Ollama's way", "OllamaEmbed", Json),
+        operation(
+            "post",
+            "/api/embeddings",
+            "Turn a text into a vector, in Ollama's older way",
+            "OllamaEmbedding",
+            Json,
+        ),
+        operation("get", "/api/tags", "The models, in Ollama's way", "", Json),
+        operation("get", "/api/ps", "The models in memory", "", Json),
+        operation("get", "/api/version", "The version", "", Json),
+        operation("post", "/api/show", "What a model is", "OllamaModel", Json),
+        operation("post", "/api/pull", "Fetch a model, where that is allowed", "OllamaPull", JsonOrLines),
+        operation("delete", "/api/delete", "Delete a model, where that is allowed", "OllamaModel", Json),
+        operation("post", "/api/create", "Not implemented", "", NotHere),
+        operation("post", "/api/copy", "Not implemented", "", NotHere),
+        operation("post", "/api/push", "Not implemented", "", NotHere),
+        operation(
+            "post",
+            "/completion",
+            "Continue a text, in llama.cpp's way",
+            "LlamaCompletion",
+            JsonOrEvents,
+        ),
+        operation("post", "/completions", "The same", "LlamaCompletion", JsonOrEvents),
+        operation("post", "/tokenize", "Turn a text into tokens", "Tokenize", Json),
+        operation("post", "/detokenize", "Turn tokens into a text", "Detokenize", Json),
+        operation(
+            "post",
+            "/apply-template",
+            "Write a conversation as the model reads it",
+            "ApplyTemplate",
+            Json,
+        ),
+        operation(
+            "post",
+            "/embedding",
+            "Turn texts into vectors, in llama.cpp's way",
+            "LlamaEmbedding",
+            Json,
+        ),
+        operation("post", "/embeddings", "The same", "LlamaEmbedding", Json),
+        operation("get", "/props", "Settings of the server", "", Json),
+        operation("get", "/slots", "What is being worked on", "", Json),
+        operation("post", "/slots/{id}", "Not implemented", "", NotHere),
+        operation("get", "/lora-adapters", "Not implemented", "", NotHere),
+        operation("post", "/lora-adapters", "Not implemented", "", NotHere),
+        operation("post", "/infill", "Not implemented", "", NotHere),
+        operation("post", "/rerank", "Not implemented", "", NotHere),
+        operation("post", "/reranking", "Not implemented", "", NotHere),
+        operation("post", "/v1/rerank", "Not implemented", "", NotHere),
+        operation("post", "/v1/reranking", "Not implemented", "", NotHere),
+        operation("get", "/health", "Whether the server can answer", "", Json),
+        operation("get", "/v1/health", "The same", "", Json),
+        operation("get", "/ready", "The same", "", Json),
+        operation("get", "/metrics", "Counters for Prometheus", "", Text),
+        operation("get", "/version", "The version", "", Json),
+        operation("get", "/server_info", "What the server is", "", Json),
+        operation("get", "/model_info", "What the first model is", "", Json),
+        operation("get", "/v1/loads", "How much there is to do", "", Json),
+        operation("get", "/openapi.json", "This document", "", Json),
+        operation("get", "/", "A page to chat on", "", Page),
+        operation("get", "/favicon.ico", "The page's picture", "", Icon),
+    ]
+};
+
+/// The document.
+fn describe() -> Value {
+    let mut paths = Map::new();
+    for operation in OPERATIONS {
+        let path = paths.entry(operation.path).or_insert_with(|| json!({}));
+        path[operation.method] = operation.describe();
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "rz",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Runs language models. The routes are those that clients of OpenAI, Anthropic, Ollama and \
+                            llama.cpp know; what is not supported is refused by name.",
+            "license": { "name": "MIT OR Apache-2.0" },
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas::all(),
+            "securitySchemes": {
+                "bearer": { "type": "http", "scheme": "bearer" },
+                "key": { "type": "apiKey", "in": "header", "name": "X-Api-Key" },
+            },
+        },
+        "security": [{}, { "bearer": [] }, { "key": [] }],
+    })
+}
+
+impl Operation {
+    fn describe(&self) -> Value {
+        let content = |kinds: &[&str]| -> Value {
+            let of = |kind: &&str| {
+                let schema =
+                    if *kind == "application/json" { json!({}) } else { json!({ "type": "string" }) };
+                ((*kind).to_owned(), json!({ "schema": schema }))
+            };
+            Value::Object(kinds.iter().map(of).collect())
+        };
+        let kinds: &[&str] = match self.gives {
+            Gives::Json => &["application/json"],
+            Gives::JsonOrEvents => &["application/json", "text/event-stream"],
+            Gives::JsonOrLines => &["application/json", "application/x-ndjson"],
+            Gives::Text => &["text/plain; version=0.0.4; charset=utf-8"],
+            Gives::Page => &["text/html; charset=utf-8"],
+            Gives::Icon => &["image/svg+xml"],
+            Gives::NotHere => &[],
+        };
+        let mut responses = Map::new();
+        if self.gives != Gives::NotHere {
+            responses.insert("200".into(), json!({ "description": "Done", "content": content(kinds) }));
+        }
+        let error = match self.path {
+            path if path.starts_with("/api/") => "OllamaError",
+            path if path.starts_with("/v1/messages") => "AnthropicError",
+            "/health" | "/v1/health" | "/ready" => "Health",
+            _ => "Error",
+        };
+        let error = json!({ "$ref": format!("#/components/schemas/{error}") });
+        responses.insert(
+            "default".into(),
+            json!({ "description": "What is wrong", "content": { "application/json": { "schema": error } } }),
+        );
+        let mut operation =
+            json!({ "summary": self.summary, "operationId": self.id(), "responses": responses });
+        if !self.body.is_empty() {
+            let schema = json!({ "$ref": format!("#/components/schemas/{}", self.body) });
+            operation["requestBody"] =
+                json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        }
+        let parameters: Vec<_> = ["name", "id"]
+            .into_iter()
+            .filter(|name| self.path.contains(&format!("{{{name}}}")))
+            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+            .collect();
+        if !parameters.is_empty() {
+            operation["parameters"] = parameters.into();
+        }
+        if matches!(self.path, "/props" | "/slots") {
+            operation["parameters"] = json!([{ "name": "model", "in": "query", "required": false, "schema": { "type": "string" } }]);
+        }
+        operation
+    }
+
+    /// A name of the operation: its method and the words of its path.
+    fn id(&self) -> String {
+        let words = self.path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        words.fold(self.method.to_owned(), |id, word| format!("{id}_{word}"))
+    }
+}

@@ -2,10 +2,12 @@
 
 mod bench;
 mod cargo;
+mod clients;
 mod cross;
 mod fixtures;
 mod fuzz;
 mod models;
+mod soak;
 mod tidy;
 
 use std::{
@@ -36,6 +38,9 @@ enum Chore {
         /// Also fetch further models (3 GB) and check them against recorded references
         #[arg(long)]
         models: bool,
+        /// Let real clients ask the server instead (needs python3, which fetches them)
+        #[arg(long, conflicts_with_all = ["models", "arguments"])]
+        clients: bool,
         /// Arguments for `cargo test`, such as `-p rz-store` or `-- --nocapture`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -65,6 +70,18 @@ enum Chore {
     /// Compile for ARM and WebAssembly, and run the tests of the instruction sets there (needs
     /// their targets by rustup, qemu-aarch64 and node)
     Cross,
+    /// Let clients that misbehave ask the server, and see that it gives back what it took
+    Soak {
+        /// How long
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// How many clients at a time
+        #[arg(long, default_value_t = 16)]
+        clients: u64,
+        /// The `rz` to run [default: built for it]
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
     /// Try every order of events of the worker pool's protocol (a minute, most of it compiling)
     Loom,
     /// Measure which lines the tests run
@@ -78,13 +95,15 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Fixtures { all } => fixtures::run(all),
-        Chore::Test { models, arguments } => cargo::test(models, &arguments),
+        Chore::Test { clients: true, .. } => clients::test(),
+        Chore::Test { models, arguments, .. } => cargo::test(models, &arguments),
         Chore::Tidy => tidy::run(),
         Chore::Ci => cargo::ci(),
         Chore::Bench(args) => bench::run(&args),
         Chore::Models { dir, names } => models::run(dir, &names),
         Chore::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Chore::Cross => cross::run_tests(),
+        Chore::Soak { seconds, clients, binary } => soak::run(seconds, clients, binary),
         Chore::Loom => cargo::loom(),
         Chore::Coverage { arguments } => cargo::coverage(&arguments),
     };

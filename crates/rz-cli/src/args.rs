@@ -35,6 +35,10 @@ pub(crate) enum Command {
     /// Talk with a model
     #[command(long_about = help::CHAT, after_long_help = help::CHAT_EXAMPLES)]
     Chat(commands::chat::ChatArgs),
+    /// Answer over HTTP
+    #[cfg(feature = "serve")]
+    #[command(long_about = help::SERVE, after_long_help = help::SERVE_EXAMPLES)]
+    Serve(commands::serve::ServeArgs),
     /// Show what is in a model file
     #[command(long_about = help::INSPECT, after_long_help = help::INSPECT_EXAMPLES)]
     Inspect(commands::inspect::InspectArgs),

@@ -196,3 +196,23 @@ Prints the manual of rz, or of one of its commands, as a man page.
   rz manual | man -l -
   rz manual run | man -l -
   rz manual --dir ~/.local/share/man/man1";
+
+#[cfg(feature = "serve")]
+pub(crate) const SERVE: &str = "\
+Answers over HTTP, in the ways that clients of OpenAI, Anthropic, Ollama and llama.cpp know, and on a web page.
+
+Models are loaded when the server starts, or with --lazy when they are first asked for; each answers many requests at \
+once. A request that names no model goes to the first one. What a client asks for and the server does not do is \
+refused by name.
+
+Ctrl-C and SIGTERM let the requests that were taken end; the second one ends the server at once. The manual is \
+docs/serving.md.";
+
+#[cfg(feature = "serve")]
+pub(crate) const SERVE_EXAMPLES: &str = "\
+Examples:
+  rz serve                                         the default model at http://127.0.0.1:8080, with a page to chat on
+  rz serve -m ./model.gguf --alias gpt-4           a model of yours, also called gpt-4
+  rz serve big=./big.gguf smollm2:135m --lazy      two models, loaded on demand
+  rz serve --host 0.0.0.0 --api-key-file keys      for other machines, with keys
+  rz serve --socket /run/rz.sock                   for a proxy on this machine";

@@ -74,6 +74,30 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// Bytes as people write them: `512M`, `8GB`, `1.5GiB`. `K`, `M`, `G` and `T` are powers of 1000, with an `i`
+/// of 1024.
+#[cfg(any(feature = "serve", test))]
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let expected = || "expected a size such as 512M, 8G or 8GiB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start().strip_suffix(['B', 'b']).unwrap_or(unit.trim_start());
+    let (unit, base) = match unit.strip_suffix('i') {
+        Some(unit) => (unit, 1024f64),
+        None => (unit, 1000f64),
+    };
+    let power = match unit.to_ascii_uppercase().as_str() {
+        "" if base == 1000.0 => 0,
+        "K" => 1,
+        "M" => 2,
+        "G" => 3,
+        "T" => 4,
+        _ => return Err(expected()),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| expected())? * base.powi(power);
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(expected()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +116,23 @@ mod tests {
         table.row(["x".repeat(100_000), "y".into()]);
         table.row(["z".into(), "y".into()]);
         assert_eq!(table.render(), format!("a  b\n{}  y\nz  y\n", "x".repeat(100_000)));
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, count) in [
+            ("1", 1),
+            ("512M", 512_000_000),
+            ("8GB", 8_000_000_000),
+            ("8Gi", 8 << 30),
+            ("1.5KiB", 1536),
+            ("2 T", 2_000_000_000_000),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(count), "{text}");
+        }
+        for text in ["", "0", "G", "8X", "8iB", "-1G", "1e9", "1.2.3M", "99999999T", "NaN", "é"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
     }
 
     #[test]

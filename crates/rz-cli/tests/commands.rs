@@ -21,6 +21,8 @@ fn help_is_a_manual() {
     let commands = [
         "run",
         "chat",
+        #[cfg(feature = "serve")]
+        "serve",
         "inspect",
         "tokenize",
         "pull",

@@ -12,6 +12,8 @@ pub(crate) mod perplexity;
 pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod run;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 pub(crate) mod tokenize;
 
 use std::time::Instant;
@@ -35,6 +37,8 @@ pub(crate) fn execute(cli: Cli, started: Instant) -> Result<(), Failure> {
         None => out.text(&Cli::command().render_help().to_string()),
         Some(Command::Run(args)) => run::run(args, common, out, started),
         Some(Command::Chat(args)) => chat::chat(args, common, out),
+        #[cfg(feature = "serve")]
+        Some(Command::Serve(args)) => serve::serve(args, common, out),
         Some(Command::Inspect(args)) => inspect::inspect(args, common, out),
         Some(Command::Tokenize(args)) => tokenize::tokenize(args, common, out),
         Some(Command::Pull(args)) => pull::pull(args, common, out),

@@ -263,6 +263,7 @@ fn others() -> Schemas {
         anthropic.clone().into_iter().chain([
             ("max_tokens", json!({ "type": "integer", "minimum": 1, "maximum": MOST_TOKENS })),
             ("stop_sequences", texts()),
+            ("output_config", json!({ "type": ["object", "null"] })),
             ("stream", flag()),
             ("metadata", anything()),
         ]),

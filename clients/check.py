@@ -1,0 +1,114 @@
+"""Asks a running server with the real clients of OpenAI, Anthropic and Ollama.
+
+python check.py http://127.0.0.1:8080 MODEL
+"""
+
+import sys
+
+import anthropic
+import ollama
+import openai
+
+BASE, MODEL = sys.argv[1], sys.argv[2]
+MESSAGES = [{"role": "user", "content": "Say hello."}]
+TOOL = {
+    "name": "weather",
+    "description": "The weather of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+
+def expect(condition, what):
+    if not condition:
+        raise SystemExit(f"failed: {what}")
+
+
+def refused(kind, status, call):
+    try:
+        call()
+    except kind as error:
+        found = getattr(error, "status_code", None)
+        expect(found == status, f"status {found} instead of {status}: {error}")
+        return error
+    raise SystemExit(f"failed: no {kind.__name__}")
+
+
+def check_openai():
+    client = openai.OpenAI(base_url=BASE + "/v1", api_key="any", max_retries=0)
+    expect(any(model.id == MODEL for model in client.models.list()), "the model is listed")
+    expect(client.models.retrieve(MODEL).id == MODEL, "the model is found")
+
+    ask = dict(model=MODEL, messages=MESSAGES, temperature=0, max_tokens=16, seed=1)
+    whole = client.chat.completions.create(**ask)
+    text = whole.choices[0].message.content
+    expect(text and whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens, "a chat")
+    chunks = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    expect(streamed == text, f"the stream: {streamed!r} and {text!r}")
+    expect(chunks[-1].usage.completion_tokens == whole.usage.completion_tokens, "usage of the stream")
+    scored = client.chat.completions.create(**ask, logprobs=True, top_logprobs=3)
+    tokens = scored.choices[0].logprobs.content
+    expect(len(tokens) == whole.usage.completion_tokens and len(tokens[0].top_logprobs) == 3, "log-probabilities")
+    expect(tokens[0].logprob == tokens[0].top_logprobs[0].logprob, "the best token was taken")
+    several = client.chat.completions.create(model=MODEL, messages=MESSAGES, n=2, max_tokens=4, seed=1)
+    expect(len(several.choices) == 2, "two answers")
+    tools = client.chat.completions.create(**ask, tools=[{"type": "function", "function": TOOL}])
+    expect(tools.choices[0].message is not None, "tools are taken")
+
+    expect(client.completions.create(model=MODEL, prompt="Once upon", max_tokens=5).choices[0].text, "a completion")
+    vector = client.embeddings.create(model=MODEL, input=["one", "two"]).data[1].embedding
+    expect(abs(sum(x * x for x in vector) - 1) < 1e-3, "a vector of length one")
+
+    response = client.responses.create(model=MODEL, input="Say hello.", temperature=0, max_output_tokens=16)
+    expect(response.output_text == text, "a response")
+    expect(client.responses.retrieve(response.id).output_text == text, "the response was kept")
+    events = list(client.responses.create(model=MODEL, input="Say hello.", temperature=0, max_output_tokens=16, stream=True))
+    deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    expect(deltas == text, "a streamed response")
+    client.responses.delete(response.id)
+
+    refused(openai.NotFoundError, 404, lambda: client.chat.completions.create(**{**ask, "model": "nobody"}))
+    error = refused(openai.BadRequestError, 400, lambda: client.chat.completions.create(**{**ask, "temperature": -1}))
+    expect(error.param == "temperature", "the parameter is named")
+    refused(openai.BadRequestError, 400, lambda: client.chat.completions.create(**ask, extra_body={"unknown": 1}))
+
+
+def check_anthropic():
+    client = anthropic.Anthropic(base_url=BASE, api_key="any", max_retries=0)
+    # The client has no parameter for it any more.
+    ask = dict(model=MODEL, messages=MESSAGES, max_tokens=16, extra_body={"temperature": 0})
+    message = client.messages.create(**ask)
+    text = message.content[0].text
+    expect(text and message.stop_reason in ("end_turn", "max_tokens"), "a message")
+    with client.messages.stream(**ask) as stream:
+        expect("".join(stream.text_stream) == text, "a stream")
+        expect(stream.get_final_message().usage.output_tokens == message.usage.output_tokens, "usage of the stream")
+    counted = client.messages.count_tokens(model=MODEL, messages=MESSAGES).input_tokens
+    usage = message.usage
+    expect(counted == usage.input_tokens + usage.cache_read_input_tokens, "tokens are counted")
+    tool = {"name": TOOL["name"], "description": TOOL["description"], "input_schema": TOOL["parameters"]}
+    expect(client.messages.create(**ask, tools=[tool]).content is not None, "tools are taken")
+    refused(anthropic.NotFoundError, 404, lambda: client.messages.create(**{**ask, "model": "nobody"}))
+    refused(anthropic.BadRequestError, 400, lambda: client.messages.create(**{**ask, "max_tokens": -1}))
+
+
+def check_ollama():
+    client = ollama.Client(host=BASE)
+    expect(any(model.model == MODEL for model in client.list().models), "the model is listed")
+    expect(client.show(MODEL).capabilities[0] == "completion", "the model is shown")
+    options = {"temperature": 0, "num_predict": 16}
+    whole = client.chat(model=MODEL, messages=MESSAGES, options=options)
+    parts = list(client.chat(model=MODEL, messages=MESSAGES, options=options, stream=True))
+    expect("".join(part.message.content for part in parts) == whole.message.content, "a stream")
+    expect(parts[-1].done and parts[-1].eval_count == whole.eval_count, "the end of a stream")
+    expect(client.generate(model=MODEL, prompt="Say hello.", options=options).response == whole.message.content, "a prompt")
+    expect(len(client.embed(model=MODEL, input=["one", "two"]).embeddings) == 2, "vectors")
+    expect(any(model.model == MODEL for model in client.ps().models), "the model is in memory")
+    refused(ollama.ResponseError, 404, lambda: client.chat(model="nobody", messages=MESSAGES))
+    refused(ollama.ResponseError, 400, lambda: client.chat(model=MODEL, messages=MESSAGES, options={"temperature": -1}))
+
+
+check_openai()
+check_anthropic()
+check_ollama()
+print("all clients are content")

@@ -1,0 +1,157 @@
+//! The server as a process: over a real socket, with the real model.
+#![cfg(feature = "serve")]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use common::{json, model, refusal, rz};
+use serde_json::{Value, json};
+
+/// A server, and where it listens. It is killed at the latest when the test ends.
+struct Server {
+    child: Child,
+    address: String,
+    out: BufReader<ChildStdout>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn start(arguments: &[&str]) -> Server {
+    let mut command = rz();
+    command.args(["serve", "--port", "0", "--log-level", "error"]).args(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("rz can be started");
+    let mut out = BufReader::new(child.stdout.take().expect("its output"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("a line");
+    let address = line.trim().strip_prefix("listening on http://").unwrap_or_else(|| {
+        let mut error = String::new();
+        child.stderr.take().expect("its messages").read_to_string(&mut error).expect("text");
+        panic!("{line:?} {error}")
+    });
+    Server { address: address.to_owned(), child, out }
+}
+
+impl Server {
+    /// Sends a request and gives the status and the body of the answer.
+    fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).expect("a connection");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{headers}", self.address);
+        write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).expect("the request is sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
+    fn ask(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.send("POST", path, "", &body.to_string());
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str(&answer).expect("JSON")
+    }
+}
+
+#[test]
+fn answers_are_those_of_rz_run() {
+    let file = model();
+    let file = file.to_str().expect("a path");
+    let prompt = "Name three colours.";
+    let direct = json(["run", "-m", file, "--greedy", "-n", "24", "--json", prompt]);
+    let mut server = start(&["-m", file, "--alias", "other-name"]);
+
+    let messages = json!([{ "role": "user", "content": prompt }]);
+    let body = json!({ "model": "other-name", "messages": messages, "temperature": 0, "max_tokens": 24 });
+    let chat = server.ask("/v1/chat/completions", &body);
+    assert_eq!(chat["choices"][0]["message"]["content"], direct["text"]);
+    assert_eq!(chat["usage"]["prompt_tokens"], direct["prompt_tokens"].as_array().expect("ids").len());
+
+    // The same conversation in the other families' words.
+    let anthropic =
+        json!({ "model": "other-name", "messages": messages, "temperature": 0, "max_tokens": 24 });
+    assert_eq!(server.ask("/v1/messages", &anthropic)["content"][0]["text"], direct["text"]);
+    let ollama = json!({ "model": "other-name", "messages": messages, "stream": false,
+                         "options": { "temperature": 0, "num_predict": 24 } });
+    assert_eq!(server.ask("/api/chat", &ollama)["message"]["content"], direct["text"]);
+    let responses = json!({ "input": prompt, "temperature": 0, "max_output_tokens": 24 });
+    assert_eq!(server.ask("/v1/responses", &responses)["output"][0]["content"][0]["text"], direct["text"]);
+    let template = server.ask("/apply-template", &json!({ "messages": messages }));
+    let llama = json!({ "prompt": template["prompt"], "temperature": 0, "n_predict": 24 });
+    assert_eq!(server.ask("/completion", &llama)["content"], direct["text"]);
+
+    let mut streamed = body.clone();
+    streamed["stream"] = json!(true);
+    let (status, events) = server.send("POST", "/v1/chat/completions", "", &streamed.to_string());
+    assert_eq!(status, 200);
+    let text: String = events
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok())
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(text, direct["text"].as_str().expect("text"));
+
+    let vector = server.ask("/v1/embeddings", &json!({ "input": prompt }));
+    let vector = vector["data"][0]["embedding"].as_array().expect("numbers");
+    let length: f64 = vector.iter().map(|number| number.as_f64().expect("a number").powi(2)).sum();
+    assert!(vector.len() > 100 && (length - 1.0).abs() < 1e-3, "{length}");
+
+    let (status, health) = server.send("GET", "/health", "", "");
+    assert_eq!((status, health.as_str()), (200, "{\"status\":\"ok\"}"));
+    assert_eq!(server.send("GET", "/health", "host: evil.example\r\n", "").0, 400, "two hosts");
+
+    #[cfg(unix)]
+    {
+        let sent = Command::new("kill").args(["-s", "TERM", &server.child.id().to_string()]).status();
+        assert!(sent.expect("kill can be started").success());
+        assert!(server.child.wait().expect("an end").success());
+        let mut rest = String::new();
+        server.out.read_to_string(&mut rest).expect("text");
+        assert!(rest.is_empty(), "{rest}");
+    }
+}
+
+#[test]
+fn keys_are_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "# test\nsecret-key\n").expect("a file");
+    let file = model();
+    let server = start(&[
+        "-m",
+        file.to_str().expect("a path"),
+        "--lazy",
+        "--api-key-file",
+        keys.to_str().expect("a path"),
+    ]);
+    assert_eq!(server.send("GET", "/v1/models", "", "").0, 401);
+    let (status, models) = server.send("GET", "/v1/models", "authorization: Bearer secret-key\r\n", "");
+    assert!(status == 200 && models.contains("SmolLM2-135M-Instruct"), "{models}");
+}
+
+#[test]
+fn wrong_flags_are_refused_before_anything_is_loaded() {
+    let file = model();
+    let file = file.to_str().expect("a path");
+    let refused = |arguments: &[&str]| {
+        let mut command = rz();
+        command.arg("serve").args(arguments);
+        refusal(command, b"")
+    };
+    assert!(refused(&["-m", "/nowhere/model.gguf"]).contains("nowhere"));
+    assert!(refused(&["-m", file, "--api-key-file", "/nowhere/keys"]).contains("keys"));
+    assert!(refused(&["-m", file, "--cors-origin", "app.example"]).contains("origin"));
+    assert!(
+        refused(&["-m", file, "--alias", "x", &format!("x={file}")]).contains("two models are called 'x'")
+    );
+    assert!(refused(&[&format!("a={file}"), &format!("a={file}")]).contains("two models are called 'a'"));
+    assert!(refused(&["-m", file, "--tls-cert", file, "--tls-key", file]).contains("certificate"));
+}

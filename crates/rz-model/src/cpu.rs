@@ -122,7 +122,8 @@ impl CpuModel {
         let max_batch = options.max_batch.clamp(1, LONGEST_BATCH);
         let kv = KvStorage::new(&spec, options.stored_type(), options.kv_groups(&spec)?)?;
         let activations = options.activations.unwrap_or_else(|| spec.activation_type());
-        let parts = parts_room(&spec, max_batch.min(2 * runtime.pool.threads()), options.context);
+        let threads = runtime.pool.threads().max(runtime.pool.batch_threads());
+        let parts = parts_room(&spec, max_batch.min(2 * threads), options.context);
         let scratch = Scratch::new(&spec, max_batch, parts, activations);
         Ok(CpuModel { spec, weights, loading, unused, kv, max_batch, runtime: runtime.clone(), scratch })
     }

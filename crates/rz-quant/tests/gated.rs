@@ -23,7 +23,7 @@ fn matrix(team: &Team<'_>, dtype: DType, rows: usize, columns: usize, seed: u32)
     }
     let size = Matrix::packed_bytes(dtype, rows, columns).expect("a type with panels");
     let mut arena = Arena::new(size).expect("memory");
-    pack(team, dtype, rows, columns, &bytes, &mut arena[..size]).expect("a whole matrix");
+    pack(Kernels::detect(), team, dtype, rows, columns, &bytes, &mut arena[..size]).expect("a whole matrix");
     Matrix::from_panels(dtype, rows, columns, Arc::new(arena), 0..size)
 }
 

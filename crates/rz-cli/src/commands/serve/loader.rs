@@ -130,7 +130,7 @@ impl Loader for EngineLoader {
 /// What the answers that are worked on at a time may need, at most half of the memory that is free; and
 /// always room for one.
 fn default_kv_memory(file: &ModelFile, spec: &ModelSpec, options: &LoadOptions, parallel: usize) -> u64 {
-    let one = (spec.kv_elements(options.context) as u64).saturating_mul(options.stored_type().bytes() as u64);
+    let one = options.stored_type().bytes(spec.kv_elements(options.context)) as u64;
     let all = one.saturating_mul(parallel as u64);
     let memory = machine::memory();
     let free = memory.available.into_iter().chain(memory.limit).min();

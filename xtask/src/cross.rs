@@ -40,8 +40,9 @@ pub(crate) fn run_tests() -> Result<()> {
         command.env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", "-C target-feature=+simd128");
         command.env("CARGO_TARGET_WASM32_WASIP1_RUNNER", format!("node --no-warnings {}", wasi.display()));
     };
-    // There are neither threads nor unwinding, which is what the tests of the pool are about.
-    run(with(&wasm, tests(WASM)).args(["--", "--skip", "pool::"]))?;
+    // There are neither threads nor unwinding, which is what the tests of the pool are about,
+    // and no temporary folder for those of processors.
+    run(with(&wasm, tests(WASM)).args(["--", "--skip", "pool::", "--skip", "processors::"]))?;
     run(&mut with(&wasm, check(WASM)))
 }
 

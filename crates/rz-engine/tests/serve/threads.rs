@@ -46,7 +46,7 @@ fn whatever_clients_do_nothing_is_left_of_them() {
         let clients = (0..6u32).map(|client| {
             let handle = thread.handle();
             scope.spawn(move || {
-                let mut taken = 0;
+                let mut taken = 0usize;
                 for turn in 0..40u32 {
                     let mix = (client * 40 + turn).wrapping_mul(2_654_435_761) >> 8;
                     let prompt = text(5 + mix as usize % 90, 40, mix % 3);

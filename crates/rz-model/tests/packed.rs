@@ -200,22 +200,24 @@ fn parts_that_start_within_a_panel_are_refused() {
     let mut metadata = gguf.metadata().clone();
     metadata.insert("general.alignment", 64u32);
     let width = gguf.metadata().u64("phi2.embedding_length").unwrap().unwrap();
-    // As many rows as before, cut differently.
+    // One matrix for all three, cut within panels.
     metadata.insert("phi2.attention.head_count", 1u32);
     metadata.insert("phi2.attention.head_count_kv", 1u32);
     metadata.insert("phi2.attention.key_length", (width - 8) as u32);
     metadata.insert("phi2.attention.value_length", (width + 16) as u32);
     let mut writer = GgufWriter::new(metadata);
-    for tensor in gguf.tensors() {
-        match TensorType::packed(tensor.dtype().unwrap()).filter(|_| tensor.name() == fused) {
-            Some(packed) => {
-                let rows = tensor.shape()[1].next_multiple_of(16);
-                let bytes = vec![0; (rows * packed.row_bytes(tensor.shape()[0]).unwrap()) as usize];
-                writer.tensor(tensor.name(), tensor.shape(), packed, bytes)
-            }
-            None => writer.tensor(tensor.name(), tensor.shape(), tensor.tensor_type(), tensor.bytes()),
-        }
-        .unwrap();
+    let separate = ["attn_q.", "attn_k.", "attn_v."];
+    for tensor in gguf.tensors().filter(|tensor| !separate.iter().any(|part| tensor.name().contains(part))) {
+        writer.tensor(tensor.name(), tensor.shape(), tensor.tensor_type(), tensor.bytes()).unwrap();
+    }
+    let packed = TensorType::packed(DType::F32).unwrap();
+    for layer in 0..gguf.metadata().u64("phi2.block_count").unwrap().unwrap() {
+        let name = |part: &str| format!("blk.{layer}.attn_qkv.{part}");
+        let bytes = |rows: u64| vec![0; (rows * packed.row_bytes(width).unwrap()) as usize];
+        let weights = bytes((3 * width).next_multiple_of(16));
+        writer.tensor(name("weight"), &[width, 3 * width], packed, weights).unwrap();
+        let bias = vec![0; 3 * width as usize * 4];
+        writer.tensor(name("bias"), &[3 * width], TensorType::from(DType::F32), bias).unwrap();
     }
     let wrong = Gguf::from_bytes("wrong", writer.to_bytes().unwrap()).unwrap();
     let error = CpuModel::load(&wrong, &runtime(), options(false), &mut |_, _| {}).err().unwrap();

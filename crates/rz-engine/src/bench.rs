@@ -148,9 +148,13 @@ impl DotPeak {
         const TASK: f64 = 1e-3;
         let mut rounds = 1;
         loop {
-            let taken = seconds(|| {
-                black_box(dot_peak(runtime.kernels, rounds));
-            });
+            // The least of some: an interruption must not pass for work.
+            let try_once = |_| {
+                seconds(|| {
+                    black_box(dot_peak(runtime.kernels, rounds));
+                })
+            };
+            let taken = (0..4).map(try_once).fold(f64::INFINITY, f64::min);
             if taken > TASK / 4.0 {
                 return DotPeak { rounds: ((rounds as f64 * TASK / taken) as usize).max(1) };
             }

@@ -1,4 +1,5 @@
-//! The server, asked by real clients: those of OpenAI, Anthropic and Ollama, as published for Python.
+//! The server, asked by real clients: those of OpenAI, Anthropic and Ollama, as published for Python, and that of
+//! OpenAI for Node.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -16,14 +17,29 @@ const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// Builds the server, starts it, and lets the clients ask.
 pub(crate) fn test() -> Result<()> {
-    let python = environment()?;
+    let (python, scripts) = (python()?, scripts()?);
     let server = Server::start(None)?;
     run(Command::new(&python).arg("clients/check.py").args([server.address(), "tested"]))?;
-    server.end()
+    for script in SCRIPTS {
+        run(Command::new("node").arg(scripts.join(script)).args([server.address(), "tested"]))?;
+    }
+    server.end()?;
+    let router = python.with_file_name("smg");
+    let mut spread = Command::new(&python);
+    run(spread.arg("clients/router.py").args([&built(), &model(), &router]))
+}
+
+/// The binary that is built for the tests.
+fn built() -> PathBuf {
+    workspace().join("target/debug/rz")
+}
+
+fn model() -> PathBuf {
+    workspace().join("fixtures/cache").join(MODEL)
 }
 
 /// A Python with the pinned clients, made once for each list of them.
-fn environment() -> Result<PathBuf> {
+fn python() -> Result<PathBuf> {
     let folder = workspace().join("target/clients");
     let wanted = fs::read_to_string(workspace().join("clients/requirements.txt"))?;
     let python = folder.join("venv/bin/python");
@@ -37,6 +53,27 @@ fn environment() -> Result<PathBuf> {
     run(install.args(["-m", "pip", "install", "--quiet", "--requirement", "clients/requirements.txt"]))?;
     fs::write(&installed, wanted)?;
     Ok(python)
+}
+
+/// The scripts for Node: a client, and a browser on the web page.
+const SCRIPTS: [&str; 2] = ["check.mjs", "page.mjs"];
+
+/// The folder of the scripts for Node, with the pinned packages that they use.
+fn scripts() -> Result<PathBuf> {
+    let folder = workspace().join("target/clients/node");
+    let wanted = fs::read_to_string(workspace().join("clients/package.json"))?;
+    fs::create_dir_all(&folder)?;
+    let installed = folder.join("package.json");
+    if !fs::read_to_string(&installed).is_ok_and(|text| text == wanted)
+        || !folder.join("node_modules").exists()
+    {
+        fs::write(&installed, wanted)?;
+        run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(&folder))?;
+    }
+    for script in SCRIPTS {
+        fs::copy(workspace().join("clients").join(script), folder.join(script))?;
+    }
+    Ok(folder)
 }
 
 /// A server, and where it listens.
@@ -53,10 +90,10 @@ impl Server {
             Some(binary) => binary,
             None => {
                 run(cargo().args(["build", "--package", "rz-cli"]))?;
-                workspace().join("target/debug/rz")
+                built()
             }
         };
-        let model = format!("tested={}", workspace().join("fixtures/cache").join(MODEL).display());
+        let model = format!("tested={}", model().display());
         let mut command = Command::new(&binary);
         command.args(["serve", &model, "--port", "0", "--log-level", "warn"]).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;

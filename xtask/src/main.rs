@@ -38,7 +38,7 @@ enum Chore {
         /// Also fetch further models (3 GB) and check them against recorded references
         #[arg(long)]
         models: bool,
-        /// Let real clients ask the server instead (needs python3, which fetches them)
+        /// Let real clients ask the server instead (needs python3 and node, which fetch them)
         #[arg(long, conflicts_with_all = ["models", "arguments"])]
         clients: bool,
         /// Arguments for `cargo test`, such as `-p rz-store` or `-- --nocapture`

@@ -120,6 +120,33 @@ fn answers_are_those_of_rz_run() {
 }
 
 #[test]
+fn many_at_once_get_what_each_gets_alone() {
+    let file = model();
+    let server = start(&["-m", file.to_str().expect("a path")]);
+    let body = |index: usize| {
+        let content = format!("Count upwards from {}.{}", index * 7, " Please.".repeat(index * 3));
+        json!({ "messages": [{ "role": "user", "content": content }], "temperature": 0, "max_tokens": 12 })
+    };
+    let text = |answer: Value| answer["choices"][0]["message"]["content"].as_str().expect("text").to_owned();
+    let together: Vec<String> = std::thread::scope(|scope| {
+        let server = &server;
+        let asking: Vec<_> = (0..12)
+            .map(|index| scope.spawn(move || text(server.ask("/v1/chat/completions", &body(index)))))
+            .collect();
+        asking.into_iter().map(|asked| asked.join().expect("an answer")).collect()
+    });
+    for (index, answer) in together.iter().enumerate() {
+        assert_eq!(*answer, text(server.ask("/v1/chat/completions", &body(index))), "{index}");
+    }
+    // The beginning of a prompt that was computed before is not computed again.
+    let again = server.ask("/v1/chat/completions", &body(11));
+    assert!(
+        again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a number") > 0,
+        "{again}"
+    );
+}
+
+#[test]
 fn keys_are_asked_for() {
     let folder = tempfile::tempdir().expect("a folder");
     let keys = folder.path().join("keys");
@@ -135,6 +162,21 @@ fn keys_are_asked_for() {
     assert_eq!(server.send("GET", "/v1/models", "", "").0, 401);
     let (status, models) = server.send("GET", "/v1/models", "authorization: Bearer secret-key\r\n", "");
     assert!(status == 200 && models.contains("SmolLM2-135M-Instruct"), "{models}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_with_one_file_is_a_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::symlink(model(), folder.path().join("weights.gguf")).expect("a link");
+    let named = format!("mine={}", folder.path().display());
+    let server = start(&[&named, "--lazy"]);
+    let body = json!({ "model": "mine", "prompt": "One, two,", "max_tokens": 2, "temperature": 0 });
+    assert_eq!(server.ask("/v1/completions", &body)["usage"]["completion_tokens"], 2);
+    std::os::unix::fs::symlink(model(), folder.path().join("others.gguf")).expect("a link");
+    let mut command = rz();
+    command.args(["serve", &named]);
+    assert!(refusal(command, b"").contains("2 models"));
 }
 
 #[test]

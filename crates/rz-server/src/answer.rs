@@ -325,7 +325,11 @@ impl Answer {
                     given = true;
                     Piece::Text(text, std::mem::take(&mut choice.tokens))
                 }
-                Part::Reasoning(text) => Piece::Reasoning(text),
+                Part::Reasoning(text) => {
+                    // Probabilities are given for text.
+                    choice.tokens.clear();
+                    Piece::Reasoning(text)
+                }
                 Part::CallStart(name) => {
                     choice.calls += 1;
                     Piece::CallStart { index: choice.calls - 1, id: crate::ids::name("call_"), name }

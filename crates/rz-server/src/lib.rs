@@ -34,7 +34,7 @@ pub use config::Config;
 pub use engine::{Constrain, EngineBackend};
 pub use error::{ApiError, ServerError};
 pub use keys::Keys;
-pub use library::{FetchProgress, Kept, Library};
+pub use library::{FetchProgress, Kept, Library, LibraryError};
 pub use registry::{Loader, ModelState, Registry, Served};
 pub use routes::router;
 pub use serve::{Address, Listener, ServeOptions, serve};

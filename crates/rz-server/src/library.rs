@@ -24,27 +24,45 @@ pub struct FetchProgress {
     pub file: String,
 }
 
+/// Why a model cannot be fetched or removed. Each holds a message of one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LibraryError {
+    /// There is no such model, or none may have this name.
+    Unknown(String),
+    /// Something else went wrong.
+    Failed(String),
+}
+
+impl std::fmt::Display for LibraryError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LibraryError::Unknown(message) | LibraryError::Failed(message) => f.write_str(message),
+        }
+    }
+}
+
 /// Fetches, lists and removes models. All of it is called on threads that may wait.
 pub trait Library: Send + Sync + 'static {
     /// The models that are there.
     ///
     /// # Errors
-    /// A message of one line.
-    fn list(&self) -> Result<Vec<Kept>, String>;
+    /// When they cannot be listed.
+    fn list(&self) -> Result<Vec<Kept>, LibraryError>;
 
     /// Fetches a model. `Break` from the callback cancels.
     ///
     /// # Errors
-    /// A message of one line.
+    /// When there is no such model, or it cannot be had.
     fn fetch(
         &self,
         name: &str,
         progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
-    ) -> Result<(), String>;
+    ) -> Result<(), LibraryError>;
 
     /// Removes a model.
     ///
     /// # Errors
-    /// A message of one line.
-    fn remove(&self, name: &str) -> Result<(), String>;
+    /// When there is no such model, or it cannot be removed.
+    fn remove(&self, name: &str) -> Result<(), LibraryError>;
 }

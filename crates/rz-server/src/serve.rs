@@ -53,7 +53,7 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             max_connections: 4096,
-            head_time: Duration::from_secs(15),
+            head_time: Duration::from_secs(60),
             max_head: 64 << 10,
             drain_time: Duration::from_secs(30),
             #[cfg(feature = "tls")]

@@ -283,10 +283,33 @@ fn models(args: &ServeArgs, common: &Common) -> Result<Vec<Located>, Failure> {
         let name = name.unwrap_or_else(|| name_of(&parsed, reference));
         let mut aliases = if index == 0 { args.alias.clone() } else { Vec::new() };
         aliases.retain(|alias| *alias != name);
-        let path = model::locate(common, reference)?;
+        let path = file_in(model::locate(common, reference)?)?;
         models.push(Located { served: Served { name, aliases, reference: reference.to_owned() }, path });
     }
     Ok(models)
+}
+
+/// The file of a model in a folder that holds nothing else of that kind, as model storages fill them.
+fn file_in(path: PathBuf) -> Result<PathBuf, Failure> {
+    if !path.is_dir() || path.join("config.json").exists() {
+        return Ok(path);
+    }
+    let entries = std::fs::read_dir(&path).map_err(|error| Failure::file("read", &path, &error))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    files.retain(|file| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        // Of a model in shards, the first one stands for all.
+        name.ends_with(".gguf") && (!name.contains("-of-") || name.contains("-00001-of-"))
+    });
+    match &files[..] {
+        [file] => Ok(file.clone()),
+        [] => Ok(path),
+        several => Err(Failure::input(format!(
+            "'{}' holds {} models: name the file of one of them",
+            path.display(),
+            several.len()
+        ))),
+    }
 }
 
 fn is_name(text: &str) -> bool {

@@ -45,6 +45,9 @@ async fn complete(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -
     let backend = answer.backend().clone();
     let tokenizer = backend.tokenizer();
     let mut wholes = answer.collect().await?;
+    // The scores of a prompt come with its first answer, and stand before all of them.
+    let first_answers = wholes.iter_mut().step_by(choices);
+    let prompt_scores: Vec<_> = first_answers.map(|whole| std::mem::take(&mut whole.prompt)).collect();
     let mut given = Vec::new();
     for (index, whole) in wholes.iter_mut().enumerate() {
         let prompt = &prompts[index / choices];
@@ -52,7 +55,7 @@ async fn complete(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -
         let mut text = String::new();
         if shape.echo {
             text = tokenizer.decode(prompt);
-            scores.append(&mut whole.prompt);
+            scores.clone_from(&prompt_scores[index / choices]);
         }
         if !shape.empty {
             text += &whole.text;

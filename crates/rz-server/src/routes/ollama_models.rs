@@ -14,7 +14,7 @@ use super::ollama::not_here;
 use crate::backend::ModelInfo;
 use crate::body::{JsonBody, off_thread};
 use crate::fields::Fields;
-use crate::library::{FetchProgress, Library};
+use crate::library::{FetchProgress, Library, LibraryError};
 use crate::stream::{Framing, respond};
 use crate::{ApiError, App, ids};
 
@@ -44,7 +44,7 @@ async fn tags(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
         models.push(entry(&served.name, info, info.map_or(0, |info| info.file_bytes)));
     }
     if let Some(library) = app.library.clone() {
-        let kept = off_thread(move || library.list().map_err(ApiError::internal)).await?;
+        let kept = off_thread(move || library.list().map_err(problem)).await?;
         let known = |name: &str| app.registry.find(name).is_some();
         models.extend(
             kept.iter().filter(|kept| !known(&kept.name)).map(|kept| entry(&kept.name, None, kept.bytes)),
@@ -159,7 +159,7 @@ async fn pull(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -> Re
     });
     if !streams {
         while progress.recv().await.is_some() {}
-        ended(fetching.await).map_err(ApiError::internal)?;
+        ended(fetching.await).map_err(problem)?;
         return Ok(Json(json!({ "status": "success" })).into_response());
     }
     Ok(respond(&app, Framing::Lines, move |feed| async move {
@@ -173,13 +173,20 @@ async fn pull(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -> Re
         }
         match ended(fetching.await) {
             Ok(()) => feed.send(&json!({ "status": "success" })).await,
-            Err(error) => feed.send(&json!({ "error": error })).await,
+            Err(error) => feed.send(&json!({ "error": error.to_string() })).await,
         }
     }))
 }
 
-fn ended(result: Result<Result<(), String>, tokio::task::JoinError>) -> Result<(), String> {
-    result.unwrap_or_else(|_| Err("an internal error".to_owned()))
+fn ended(result: Result<Result<(), LibraryError>, tokio::task::JoinError>) -> Result<(), LibraryError> {
+    result.unwrap_or_else(|_| Err(LibraryError::Failed("an internal error".to_owned())))
+}
+
+fn problem(error: LibraryError) -> ApiError {
+    match error {
+        LibraryError::Unknown(message) => ApiError::not_found(message),
+        LibraryError::Failed(message) => ApiError::internal(message),
+    }
 }
 
 async fn remove(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -> Result<Response, ApiError> {
@@ -191,7 +198,7 @@ async fn remove(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -> 
             format!("the model '{name}' is being served: it can be deleted when the server has ended");
         return Err(ApiError::bad_request(message));
     }
-    off_thread(move || library.remove(&name).map_err(ApiError::not_found)).await?;
+    off_thread(move || library.remove(&name).map_err(problem)).await?;
     Ok(Json(json!({ "status": "success" })).into_response())
 }
 

@@ -43,8 +43,6 @@ enum Gives {
     Text,
     Page,
     Icon,
-    /// Nothing: it exists elsewhere.
-    NotHere,
 }
 
 const fn operation(
@@ -57,8 +55,9 @@ const fn operation(
     Operation { path, method, summary, body, gives }
 }
 
+/// What only answers that it is not there is left out.
 const OPERATIONS: &[Operation] = {
-    use Gives::{Icon, Json, JsonOrEvents, JsonOrLines, NotHere, Page, Text};
+    use Gives::{Icon, Json, JsonOrEvents, JsonOrLines, Page, Text};
     &[
         operation("post", "/v1/chat/completions", "Answer a conversation", "Chat", JsonOrEvents),
         operation("post", "/chat/completions", "The same", "Chat", JsonOrEvents),
@@ -100,10 +99,7 @@ const OPERATIONS: &[Operation] = {
         operation("get", "/api/version", "The version", "", Json),
         operation("post", "/api/show", "What a model is", "OllamaModel", Json),
         operation("post", "/api/pull", "Fetch a model, where that is allowed", "OllamaPull", JsonOrLines),
-        operation("delete", "/api/delete", "Delete a model, where that is allowed", "OllamaModel", Json),
-        operation("post", "/api/create", "Not implemented", "", NotHere),
-        operation("post", "/api/copy", "Not implemented", "", NotHere),
-        operation("post", "/api/push", "Not implemented", "", NotHere),
+        operation("delete", "/api/delete", "Delete a model, where that is allowed", "OllamaName", Json),
         operation(
             "post",
             "/completion",
@@ -131,14 +127,6 @@ const OPERATIONS: &[Operation] = {
         operation("post", "/embeddings", "The same", "LlamaEmbedding", Json),
         operation("get", "/props", "Settings of the server", "", Json),
         operation("get", "/slots", "What is being worked on", "", Json),
-        operation("post", "/slots/{id}", "Not implemented", "", NotHere),
-        operation("get", "/lora-adapters", "Not implemented", "", NotHere),
-        operation("post", "/lora-adapters", "Not implemented", "", NotHere),
-        operation("post", "/infill", "Not implemented", "", NotHere),
-        operation("post", "/rerank", "Not implemented", "", NotHere),
-        operation("post", "/reranking", "Not implemented", "", NotHere),
-        operation("post", "/v1/rerank", "Not implemented", "", NotHere),
-        operation("post", "/v1/reranking", "Not implemented", "", NotHere),
         operation("get", "/health", "Whether the server can answer", "", Json),
         operation("get", "/v1/health", "The same", "", Json),
         operation("get", "/ready", "The same", "", Json),
@@ -185,8 +173,9 @@ impl Operation {
     fn describe(&self) -> Value {
         let content = |kinds: &[&str]| -> Value {
             let of = |kind: &&str| {
-                let schema =
-                    if *kind == "application/json" { json!({}) } else { json!({ "type": "string" }) };
+                // Events and lines are many values, each of any kind.
+                let is_text = kind.starts_with("text/") && *kind != "text/event-stream";
+                let schema = if is_text { json!({ "type": "string" }) } else { json!({}) };
                 ((*kind).to_owned(), json!({ "schema": schema }))
             };
             Value::Object(kinds.iter().map(of).collect())
@@ -198,12 +187,9 @@ impl Operation {
             Gives::Text => &["text/plain; version=0.0.4; charset=utf-8"],
             Gives::Page => &["text/html; charset=utf-8"],
             Gives::Icon => &["image/svg+xml"],
-            Gives::NotHere => &[],
         };
         let mut responses = Map::new();
-        if self.gives != Gives::NotHere {
-            responses.insert("200".into(), json!({ "description": "Done", "content": content(kinds) }));
-        }
+        responses.insert("200".into(), json!({ "description": "Done", "content": content(kinds) }));
         let error = match self.path {
             path if path.starts_with("/api/") => "OllamaError",
             path if path.starts_with("/v1/messages") => "AnthropicError",

@@ -76,6 +76,11 @@ async fn the_prompt_is_echoed_with_its_scores() {
         (&Value::Null, &json!(-1.0))
     );
 
+    let mut twice = ask.clone();
+    twice["n"] = json!(2);
+    let body = server.ask(PATH, twice).await;
+    assert_eq!(body["choices"][1]["logprobs"], *logprobs);
+
     // Only the prompt, as those who measure models ask for it.
     let mut only = ask.clone();
     only["max_tokens"] = json!(0);

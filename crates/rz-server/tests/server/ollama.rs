@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::http::{Method, Request};
-use rz_server::{App, Config, ConstraintSpec, FetchProgress, Kept, Library, Registry, router};
+use rz_server::{App, Config, ConstraintSpec, FetchProgress, Kept, Library, LibraryError, Registry, router};
 use serde_json::{Value, json};
 
 use crate::fake::{Script, Server, TEMPLATE, THINKING, server, server_with};
@@ -150,7 +150,7 @@ async fn models_are_listed_and_shown() {
 struct Shelf(Mutex<Vec<String>>);
 
 impl Library for Shelf {
-    fn list(&self) -> Result<Vec<Kept>, String> {
+    fn list(&self) -> Result<Vec<Kept>, LibraryError> {
         Ok(self.0.lock().unwrap().iter().map(|name| Kept { name: name.clone(), bytes: 7 }).collect())
     }
 
@@ -158,23 +158,26 @@ impl Library for Shelf {
         &self,
         name: &str,
         progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), LibraryError> {
         if name == "broken" {
-            return Err("the network is down".into());
+            return Err(LibraryError::Failed("the network is down".into()));
         }
         for bytes in [0, 5, 5, 10] {
             let now = FetchProgress { stage: "downloading", bytes, total: Some(10), file: "f".into() };
             if progress(now).is_break() {
-                return Err("cancelled".into());
+                return Err(LibraryError::Failed("cancelled".into()));
             }
         }
         self.0.lock().unwrap().push(name.into());
         Ok(())
     }
 
-    fn remove(&self, name: &str) -> Result<(), String> {
+    fn remove(&self, name: &str) -> Result<(), LibraryError> {
         let mut names = self.0.lock().unwrap();
-        let at = names.iter().position(|known| known == name).ok_or("there is no such model")?;
+        let at = names
+            .iter()
+            .position(|known| known == name)
+            .ok_or(LibraryError::Unknown("there is no such model".into()))?;
         names.remove(at);
         Ok(())
     }

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use rz_server::{FetchProgress, Kept, Library};
-use rz_store::{ModelRef, Store};
+use rz_server::{FetchProgress, Kept, Library, LibraryError};
+use rz_store::{ModelRef, Store, StoreError};
 
 /// The models of the store. Files elsewhere on this machine are nobody's business.
 pub(super) struct StoreLibrary {
@@ -16,11 +16,12 @@ impl StoreLibrary {
         Self { store, allow_pip }
     }
 
-    fn parse(&self, name: &str) -> Result<ModelRef, String> {
-        match ModelRef::parse(name).map_err(|error| error.to_string())? {
-            ModelRef::Path(_) => Err("paths are not taken: give a short name or an hf: reference".to_owned()),
+    fn parse(&self, name: &str) -> Result<ModelRef, LibraryError> {
+        let refuse = |message: &str| Err(LibraryError::Unknown(message.to_owned()));
+        match ModelRef::parse(name).map_err(problem)? {
+            ModelRef::Path(_) => refuse("paths are not taken: give a short name or an hf: reference"),
             ModelRef::Pip(_) if !self.allow_pip => {
-                Err("pip: references are not taken: have the server started with --allow-pip".to_owned())
+                refuse("pip: references are not taken: have the server started with --allow-pip")
             }
             model => Ok(model),
         }
@@ -28,8 +29,8 @@ impl StoreLibrary {
 }
 
 impl Library for StoreLibrary {
-    fn list(&self) -> Result<Vec<Kept>, String> {
-        let stored = self.store.list().map_err(|error| error.to_string())?;
+    fn list(&self) -> Result<Vec<Kept>, LibraryError> {
+        let stored = self.store.list().map_err(problem)?;
         Ok(stored.into_iter().map(|model| Kept { name: model.reference, bytes: model.bytes }).collect())
     }
 
@@ -37,17 +38,29 @@ impl Library for StoreLibrary {
         &self,
         name: &str,
         progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
-    ) -> Result<(), String> {
+    ) -> Result<(), LibraryError> {
         let model = self.parse(name)?;
         let fetched = self.store.fetch(&model, &mut |now| {
             let file = now.file.to_owned();
             progress(FetchProgress { stage: now.stage.name(), bytes: now.bytes, total: now.total, file })
         });
-        fetched.map(drop).map_err(|error| error.to_string())
+        fetched.map(drop).map_err(problem)
     }
 
-    fn remove(&self, name: &str) -> Result<(), String> {
+    fn remove(&self, name: &str) -> Result<(), LibraryError> {
         let model = self.parse(name)?;
-        self.store.remove(&model).map(drop).map_err(|error| error.to_string())
+        self.store.remove(&model).map(drop).map_err(problem)
+    }
+}
+
+fn problem(error: StoreError) -> LibraryError {
+    let message = error.to_string();
+    match error {
+        StoreError::BadReference { .. }
+        | StoreError::UnknownModel { .. }
+        | StoreError::NotStored { .. }
+        | StoreError::NoSuchFile { .. }
+        | StoreError::NotManaged { .. } => LibraryError::Unknown(message),
+        _ => LibraryError::Failed(message),
     }
 }

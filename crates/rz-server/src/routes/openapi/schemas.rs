@@ -18,11 +18,11 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// An object that takes these fields and no others.
+/// An object that takes these fields and no others; without a value, others are as good as not there.
 fn object(required: &[&str], fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let properties: Map<String, Value> =
         fields.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
-    json!({ "type": "object", "required": required, "properties": properties, "additionalProperties": false })
+    json!({ "type": "object", "required": required, "properties": properties, "additionalProperties": { "type": "null" } })
 }
 
 fn text() -> Value {
@@ -109,16 +109,35 @@ fn messages() -> Value {
     json!({ "type": "array", "minItems": 1, "items": reference("Message") })
 }
 
-fn tools() -> Value {
-    json!({ "type": ["array", "null"], "items": { "type": "object" }, "maxItems": 256 })
+fn tools(item: &str) -> Value {
+    json!({ "type": ["array", "null"], "items": reference(item), "maxItems": 256 })
+}
+
+/// A time as Ollama's clients give it.
+fn keep_alive() -> Value {
+    json!({ "oneOf": [
+        { "type": "number", "minimum": -1, "maximum": 1_000_000 },
+        { "type": "string", "pattern": "^-?[0-9]{1,5}(ms|s|m|h)?$" },
+        { "type": "null" },
+    ] })
+}
+
+/// The name of a model.
+fn name() -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$" })
+}
+
+/// Tokens: at least one, as 32-bit numbers.
+fn tokens() -> Value {
+    json!({ "type": "array", "minItems": 1, "items": { "type": "integer", "minimum": 0, "maximum": u32::MAX } })
 }
 
 fn prompts() -> Value {
     json!({ "oneOf": [
         { "type": "string" },
         { "type": "array", "minItems": 1, "items": { "type": "string" } },
-        { "type": "array", "minItems": 1, "items": { "type": "integer", "minimum": 0 } },
-        { "type": "array", "minItems": 1, "items": { "type": "array", "items": { "type": "integer", "minimum": 0 } } },
+        tokens(),
+        { "type": "array", "minItems": 1, "items": tokens() },
     ] })
 }
 
@@ -160,21 +179,57 @@ fn parts() -> Schemas {
             "Message",
             json!({
                 "type": "object",
-                "required": ["role"],
+                "required": ["role", "content"],
                 "properties": {
                     "role": { "enum": ["system", "developer", "user", "assistant", "tool"] },
-                    "content": { "type": ["string", "array", "null"] },
+                    "content": {
+                        "oneOf": [{ "type": "string" }, { "type": "array", "items": reference("TextPart") }],
+                    },
                 },
             }),
         ),
+        (
+            "TextPart",
+            object(
+                &["type", "text"],
+                [("type", json!({ "const": "text" })), ("text", json!({ "type": "string" }))],
+            ),
+        ),
+        (
+            "Tool",
+            object(
+                &["function"],
+                [("type", json!({ "const": "function" })), ("function", reference("Function"))],
+            ),
+        ),
+        ("Function", object(&["name"], function("parameters"))),
+        ("ResponseTool", {
+            let kind = ("type", json!({ "const": "function" }));
+            object(&["type", "name"], with(function("parameters"), [kind]))
+        }),
+        ("AnthropicTool", object(&["name", "input_schema"], function("input_schema"))),
         (
             "AnthropicMessage",
             json!({
                 "type": "object",
                 "required": ["role", "content"],
-                "properties": { "role": { "enum": ["user", "assistant"] }, "content": { "type": ["string", "array"] } },
+                "properties": {
+                    "role": { "enum": ["user", "assistant"] },
+                    "content": {
+                        "oneOf": [{ "type": "string" }, { "type": "array", "items": reference("TextPart") }],
+                    },
+                },
             }),
         ),
+    ]
+}
+
+/// A function that a model may call, with its arguments under this name.
+fn function(arguments: &'static str) -> Schemas {
+    vec![
+        ("name", json!({ "type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$" })),
+        ("description", text()),
+        (arguments, json!({ "type": "object" })),
     ]
 }
 
@@ -183,7 +238,7 @@ fn openai() -> Schemas {
         common(),
         [
             ("messages", messages()),
-            ("tools", tools()),
+            ("tools", tools("Tool")),
             ("tool_choice", json!({ "type": ["string", "object", "null"] })),
             ("parallel_tool_calls", flag()),
             ("chat_template_kwargs", json!({ "type": ["object", "null"] })),
@@ -214,12 +269,12 @@ fn openai() -> Schemas {
             ("model", text()),
             (
                 "input",
-                json!({ "oneOf": [{ "type": "string" }, { "type": "array", "minItems": 1, "items": { "type": "object" } }] }),
+                json!({ "oneOf": [{ "type": "string" }, { "type": "array", "minItems": 1, "items": reference("Message") }] }),
             ),
             ("instructions", text()),
             ("previous_response_id", text()),
             ("max_output_tokens", whole(1, MOST_TOKENS)),
-            ("tools", tools()),
+            ("tools", tools("ResponseTool")),
             ("tool_choice", json!({ "type": ["string", "object", "null"] })),
             ("parallel_tool_calls", flag()),
             ("reasoning", json!({ "type": ["object", "null"] })),
@@ -254,9 +309,16 @@ fn others() -> Schemas {
         ("model", json!({ "type": "string" })),
         ("messages", json!({ "type": "array", "minItems": 1, "items": reference("AnthropicMessage") })),
         ("system", json!({ "type": ["string", "array", "null"] })),
-        ("tools", tools()),
+        ("tools", tools("AnthropicTool")),
         ("tool_choice", json!({ "type": ["object", "null"] })),
-        ("thinking", json!({ "type": ["object", "null"] })),
+        (
+            "thinking",
+            json!({
+                "type": ["object", "null"],
+                "required": ["type"],
+                "properties": { "type": { "enum": ["enabled", "adaptive", "disabled"] } },
+            }),
+        ),
     ];
     let message = with(
         sampling(),
@@ -268,28 +330,31 @@ fn others() -> Schemas {
             ("metadata", anything()),
         ]),
     );
-    let model = || ("model", json!({ "type": "string", "minLength": 1 }));
+    let model = || ("model", name());
     let ollama = || {
         vec![
             model(),
             ("options", json!({ "type": ["object", "null"] })),
             ("format", json!({ "type": ["string", "object", "null"] })),
             ("think", json!({ "type": ["boolean", "string", "null"] })),
-            ("keep_alive", json!({ "type": ["number", "string", "null"] })),
+            ("keep_alive", keep_alive()),
             ("stream", flag()),
         ]
     };
-    let ollama_embed = [
-        model(),
-        ("options", json!({ "type": ["object", "null"] })),
-        ("keep_alive", json!({ "type": ["number", "string", "null"] })),
-    ];
+    let ollama_embed =
+        [model(), ("options", json!({ "type": ["object", "null"] })), ("keep_alive", keep_alive())];
     let llama = with(
         sampling(),
         [
             ("model", text()),
             ("prompt", prompts()),
-            ("n_predict", whole(-2, MOST_TOKENS)),
+            (
+                "n_predict",
+                json!({ "oneOf": [
+                { "enum": [-2, -1, null] },
+                { "type": "integer", "minimum": 1, "maximum": MOST_TOKENS },
+            ] }),
+            ),
             ("stop", texts()),
             ("stream", flag()),
             ("cache_prompt", flag()),
@@ -309,7 +374,7 @@ fn others() -> Schemas {
                     ollama(),
                     [
                         ("messages", json!({ "type": ["array", "null"], "items": reference("Message") })),
-                        ("tools", tools()),
+                        ("tools", tools("Tool")),
                     ],
                 ),
             ),
@@ -343,6 +408,7 @@ fn others() -> Schemas {
             ),
         ),
         ("OllamaModel", object(&["model"], [model(), ("verbose", flag()), ("name", text())])),
+        ("OllamaName", object(&["model"], [model(), ("name", text())])),
         (
             "OllamaPull",
             object(&["model"], [model(), ("stream", flag()), ("insecure", json!({ "enum": [false, null] }))]),
@@ -362,16 +428,7 @@ fn others() -> Schemas {
                 ],
             ),
         ),
-        (
-            "Detokenize",
-            object(
-                &["tokens"],
-                [
-                    ("model", text()),
-                    ("tokens", json!({ "type": "array", "items": { "type": "integer", "minimum": 0 } })),
-                ],
-            ),
-        ),
+        ("Detokenize", object(&["tokens"], [("model", text()), ("tokens", tokens())])),
         (
             "ApplyTemplate",
             object(
@@ -379,7 +436,7 @@ fn others() -> Schemas {
                 [
                     ("model", text()),
                     ("messages", messages()),
-                    ("tools", tools()),
+                    ("tools", tools("Tool")),
                     ("chat_template_kwargs", json!({ "type": ["object", "null"] })),
                 ],
             ),

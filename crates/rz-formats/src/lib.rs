@@ -7,6 +7,7 @@ mod mapping;
 mod metadata;
 mod output;
 mod safetensors;
+mod shown;
 mod sniff;
 mod tensor;
 mod types;

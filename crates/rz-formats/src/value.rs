@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error;
+use crate::shown;
 
 /// One metadata value.
 #[derive(Clone, Debug, PartialEq)]
@@ -241,7 +241,7 @@ impl fmt::Display for Value {
             Value::I32(v) => v.fmt(f),
             Value::F32(v) => fmt::Debug::fmt(v, f),
             Value::Bool(v) => v.fmt(f),
-            Value::String(v) => error::text(v).fmt(f),
+            Value::String(v) => shown::text(v).fmt(f),
             Value::Array(v) => v.fmt(f),
             Value::U64(v) => v.fmt(f),
             Value::I64(v) => v.fmt(f),
@@ -277,7 +277,7 @@ impl fmt::Display for Array {
             Array::I32(v) => list(v.iter(), f),
             Array::F32(v) => list(v.iter().map(|&v| Value::F32(v)), f),
             Array::Bool(v) => list(v.iter(), f),
-            Array::Strings(v) => list(v.iter().map(error::text), f),
+            Array::Strings(v) => list(v.iter().map(shown::text), f),
             Array::Arrays(v) => list(v.iter(), f),
             Array::U64(v) => list(v.iter(), f),
             Array::I64(v) => list(v.iter(), f),

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::seal;
 use crate::cursor::Cursor;
-use crate::error::{FormatError, text};
+use crate::error::FormatError;
 use crate::metadata::Metadata;
+use crate::shown::text;
 use crate::sniff::looks_like;
 use crate::types::{NoType, TensorType};
 use crate::value::{Array, StringArray, Value};

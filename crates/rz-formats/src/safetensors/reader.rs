@@ -11,7 +11,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-use crate::error::{FormatError, Place, text};
+use crate::error::{FormatError, Place};
+use crate::shown::text;
 
 /// Where in which text the visitors are.
 pub(super) struct Reader<'a> {

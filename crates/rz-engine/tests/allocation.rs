@@ -1,37 +1,17 @@
 //! How often memory is taken while tokens are generated.
 //!
 //! The one test of this program, because it counts what the whole program allocates.
-#![allow(unsafe_code)]
 
 #[path = "common/tokenizer.rs"]
 mod tokens;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rz_engine::serve::{Engine, EngineOptions, Request};
 use rz_model::{Batch, Forward, KvGroup, ModelError, Output, Want};
-
-struct Counting;
-
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of this very method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
+use rz_testkit::memory::{self, Counting};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -90,9 +70,8 @@ fn a_token_costs_a_few_small_allocations() {
     (0..40).for_each(|_| drop(engine.step(now)));
     assert_eq!(engine.stats().running, SEQUENCES);
     const STEPS: usize = 100;
-    let before = CALLS.load(Ordering::Relaxed);
-    (0..STEPS).for_each(|_| drop(engine.step(now)));
-    let calls = (CALLS.load(Ordering::Relaxed) - before) as f64 / STEPS as f64;
+    let ((), calls) = memory::calls(|| (0..STEPS).for_each(|_| drop(engine.step(now))));
+    let calls = calls as f64 / STEPS as f64;
     assert_eq!(engine.stats().running, SEQUENCES);
     // The texts of the tokens, the list of events as it grows, the tables of the batch.
     assert!(calls <= (3 * SEQUENCES + 16) as f64, "{calls} allocations a step");

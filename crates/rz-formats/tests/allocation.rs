@@ -1,48 +1,14 @@
 //! No file, whatever it promises, makes a reader take memory out of proportion to its size.
 //!
 //! The one test of this program, because it counts what the whole program allocates.
-#![allow(unsafe_code)]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rz_formats::{FormatError, Gguf, Safetensors, json_object};
 use rz_testkit::fixture;
 use rz_testkit::gguf::RawGguf;
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of this very method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
+use rz_testkit::memory::{self, Counting};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
-
-/// Most bytes that `work` holds at once, beyond those held before.
-fn peak<T>(work: impl FnOnce() -> T) -> usize {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let kept = work();
-    let peak = PEAK.load(Ordering::Relaxed) - before;
-    drop(kept);
-    peak
-}
 
 #[test]
 fn memory_stays_in_proportion_to_the_file() {
@@ -73,7 +39,8 @@ fn gguf() {
     }
     for raw in small {
         let bytes = raw.0.clone();
-        let peak = peak(|| Gguf::from_bytes("small", raw.0).expect_err("a malformed file was accepted"));
+        let peak =
+            memory::peak(|| Gguf::from_bytes("small", raw.0).expect_err("a malformed file was accepted")).1;
         assert!(peak < 16 * 1024, "{peak} bytes for a file of {}: {bytes:?}", bytes.len());
     }
 
@@ -92,13 +59,13 @@ fn gguf() {
     }
     for raw in large {
         let len = raw.0.len();
-        let peak = peak(|| Gguf::from_bytes("large", raw.0));
+        let peak = memory::peak(|| Gguf::from_bytes("large", raw.0)).1;
         assert!(peak < 2 * len + 16 * 1024, "{peak} bytes for a file of {len}");
     }
 
     // The real model: its metadata, not its weights.
     let path = fixture("SmolLM2-135M-Instruct.Q4_1.gguf");
-    let peak = peak(|| Gguf::open(path).unwrap());
+    let peak = memory::peak(|| Gguf::open(path).unwrap()).1;
     assert!(peak < 4 << 20, "{peak} bytes for the real model");
 }
 
@@ -130,7 +97,7 @@ fn safetensors() {
             0,
         ),
     ] {
-        let peak = peak(|| open(bytes).expect_err("a malformed file was accepted"));
+        let peak = memory::peak(|| open(bytes).expect_err("a malformed file was accepted")).1;
         assert!(peak < 16 * 1024, "{peak} bytes for a small file");
     }
 
@@ -138,7 +105,7 @@ fn safetensors() {
     const SIZE: usize = 8 << 20;
     let bytes = whole(r#"{"t":{"dtype":"U8","shape":[8388480],"data_offsets":[0,8388480]}}"#, SIZE);
     let len = bytes.len();
-    let peak_of_data = peak(|| open(bytes));
+    let peak_of_data = memory::peak(|| open(bytes)).1;
     assert!(peak_of_data < 16 * 1024, "{peak_of_data} bytes for a file of {len}");
 
     // Headers whose content is as much as their size can hold.
@@ -169,7 +136,7 @@ fn safetensors() {
     ] {
         let bytes = whole(&header, header.len() + 8 + data);
         let len = bytes.len();
-        let peak = peak(|| open(bytes));
+        let peak = memory::peak(|| open(bytes)).1;
         assert!(peak < 10 * len + 16 * 1024, "{peak} bytes for a file of {len}: {}", &header[..60]);
     }
 }
@@ -195,13 +162,13 @@ fn json() {
         whole("{\"weight_map\":{\"", "x", "\":\"a\"}}"),
         whole("{\"weight_map\":{\"a\":\"", "x", "\"}}"),
     ] {
-        let peak_of_object = peak(|| json_object("file", text.as_bytes()));
+        let peak_of_object = memory::peak(|| json_object("file", text.as_bytes())).1;
         assert!(peak_of_object < 3 * SIZE + VALUES, "{peak_of_object} bytes for {}", &text[..20]);
-        let peak_of_index = peak(|| Safetensors::from_index("file", text.as_bytes(), none));
+        let peak_of_index = memory::peak(|| Safetensors::from_index("file", text.as_bytes(), none)).1;
         assert!(peak_of_index < 3 * SIZE + VALUES, "{peak_of_index} bytes for {}", &text[..20]);
     }
     let weights: Vec<String> = (0..200_000).map(|i| format!(r#""{i:x}":"{:x}""#, i % 4096)).collect();
     let text = format!(r#"{{"weight_map":{{{}}}}}"#, weights.join(","));
-    let peak = peak(|| Safetensors::from_index("file", text.as_bytes(), none));
+    let peak = memory::peak(|| Safetensors::from_index("file", text.as_bytes(), none)).1;
     assert!(peak < 10 * text.len(), "{peak} bytes for an index of {}", text.len());
 }

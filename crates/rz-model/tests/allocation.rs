@@ -1,40 +1,14 @@
 //! How much memory refusing a file takes, and that passes take none once warm.
 //!
 //! The one test of this program, because it counts what the whole program allocates.
-#![allow(unsafe_code)]
 
 mod common;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{bad, load, logits};
 use rz_kernels::Runtime;
 use rz_model::{Batch, CpuModel, Forward, LoadOptions, Output, Want};
 use rz_testkit::fixture;
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of this very method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
+use rz_testkit::memory::{self, Counting};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -49,10 +23,8 @@ fn memory_is_taken_once_and_not_on_the_word_of_a_file() {
 fn refusals() {
     let runtime = Runtime::new(Some(1)).expect("threads");
     for bad in bad::files() {
-        let before = LIVE.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
-        let result = CpuModel::load(&bad.gguf, &runtime, LoadOptions::default(), &mut |_, _| ());
-        let peak = PEAK.load(Ordering::Relaxed) - before;
+        let (result, peak) =
+            memory::peak(|| CpuModel::load(&bad.gguf, &runtime, LoadOptions::default(), &mut |_, _| ()));
         assert!(result.is_err(), "{}: accepted", bad.what);
         assert!(peak < 256 << 10, "{}: {peak} bytes", bad.what);
     }
@@ -76,9 +48,8 @@ fn passes() {
             tables: &[&[5, 2]],
             outputs: &outputs[..count],
         };
-        let before = CALLS.load(Ordering::Relaxed);
-        model.forward(&batch, 0..30, &mut out).expect("a valid batch");
-        let calls = CALLS.load(Ordering::Relaxed) - before;
+        let (result, calls) = memory::calls(|| model.forward(&batch, 0..30, &mut out));
+        result.expect("a valid batch");
         // The first one makes room for the results.
         assert!(round == 0 || calls == 0, "{calls} allocations for {count} tokens");
     }

@@ -3,35 +3,12 @@
 //! single precision.
 //!
 //! The one test of this program, because it counts what the whole program allocates.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rz_kernels::{Activations, Arena, Kernels, Pool};
 use rz_quant::{DType, Input, Matrix, matmul, pack};
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of this very method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
+use rz_testkit::memory::{self, Counting};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -51,26 +28,27 @@ fn a_product_takes_little_more_than_its_weights() {
         let x = vec![0.25; TOKENS * COLUMNS];
         let mut out = vec![0.0; TOKENS * ROWS];
 
-        let before = LIVE.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
-        // An arena is mapped, so that the allocator does not see it.
-        let mut arena = Arena::new(size).expect("memory");
-        pool.step(|team| pack(Kernels::detect(), team, dtype, ROWS, COLUMNS, &blocks, &mut arena[..size]))
+        let ((), beside) = memory::peak(|| {
+            // An arena is mapped, so that the allocator does not see it.
+            let mut arena = Arena::new(size).expect("memory");
+            pool.step(|team| {
+                pack(Kernels::detect(), team, dtype, ROWS, COLUMNS, &blocks, &mut arena[..size])
+            })
             .expect("a matrix");
-        let matrix = Matrix::from_panels(dtype, ROWS, COLUMNS, Arc::new(arena), 0..size);
-        pool.step(|team| {
-            let mut quantized = Activations::default();
-            if matrix.reads_quantized() {
-                quantized.quantize(Kernels::detect(), team, &x, COLUMNS);
-            }
-            matmul(
-                Kernels::detect(),
-                team,
-                Input { values: &x, quantized: &quantized },
-                [(&matrix, &mut out)],
-            );
+            let matrix = Matrix::from_panels(dtype, ROWS, COLUMNS, Arc::new(arena), 0..size);
+            pool.step(|team| {
+                let mut quantized = Activations::default();
+                if matrix.reads_quantized() {
+                    quantized.quantize(Kernels::detect(), team, &x, COLUMNS);
+                }
+                matmul(
+                    Kernels::detect(),
+                    team,
+                    Input { values: &x, quantized: &quantized },
+                    [(&matrix, &mut out)],
+                );
+            });
         });
-        let beside = PEAK.load(Ordering::Relaxed) - before;
 
         assert!(out.iter().all(|&sum| (sum - 0.125 * COLUMNS as f32).abs() < 8.0), "{dtype}: {}", out[0]);
         assert!(

@@ -1,6 +1,7 @@
 //! Fixtures and tiny models for the tests of this workspace.
 
 pub mod gguf;
+pub mod memory;
 pub mod reference;
 
 use std::path::{Path, PathBuf};

@@ -2,33 +2,9 @@
 //! refused where they are loaded.
 //!
 //! The one test of this program, because it counts what the whole program allocates.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use rz_testkit::memory::{self, Counting};
 use rz_tokenizer::{ChatTemplate, Message, TokenizerError};
-
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of this very method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -38,11 +14,10 @@ const MOST: usize = 400 << 20;
 
 fn run(source: &str) -> Result<String, TokenizerError> {
     let messages = [Message::new("user", "hello")];
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let result = ChatTemplate::new("test", source, Some("<s>"), None)
-        .and_then(|template| template.render(&messages, true));
-    let peak = PEAK.load(Ordering::Relaxed) - before;
+    let (result, peak) = memory::peak(|| {
+        ChatTemplate::new("test", source, Some("<s>"), None)
+            .and_then(|template| template.render(&messages, true))
+    });
     let shown: String = source.chars().take(100).collect();
     assert!(peak < MOST, "{shown}: {peak} bytes");
     if let Err(error) = &result {

@@ -23,15 +23,15 @@ const RULES: &[Rule] = &[
     Rule {
         words: &["unsafe"],
         what: "unsafe code belongs into rz-kernels (arch, pool and its slices, memory), the mapping of rz-formats, \
-               and counting allocators of tests",
-        holds: |source, _| !in_any(source, UNSAFE) && !source.path.contains("/tests/allocation"),
+               and the counting allocator of rz-testkit",
+        holds: |source, _| !in_any(source, UNSAFE),
     },
     Rule {
         words: &["allow(unsafe_code)"],
         what: "unsafe code is allowed where it lies, and for nothing else",
         holds: |source, _| {
             let parent = source.path == "crates/rz-kernels/src/lib.rs";
-            !in_any(source, UNSAFE) && !source.path.contains("/tests/allocation") && !parent
+            !in_any(source, UNSAFE) && !parent
         },
     },
     Rule {
@@ -73,6 +73,7 @@ const UNSAFE: &[&str] = &[
     "crates/rz-kernels/src/pool",
     "crates/rz-kernels/src/slices",
     "crates/rz-formats/src/mapping",
+    "crates/rz-testkit/src/memory",
 ];
 
 /// Words that no text of the repository may hold, comments included. They are split so that this file may.

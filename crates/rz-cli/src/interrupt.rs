@@ -3,17 +3,18 @@
 //! The first one asks whoever listens to stop cleanly; where nobody listens, and the second time, the
 //! process ends at once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::failure::{Failure, INTERRUPTED};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
-static LISTENING: AtomicBool = AtomicBool::new(false);
+/// How many listen: what takes long may be a part of something else that does.
+static LISTENING: AtomicUsize = AtomicUsize::new(0);
 
 /// Takes over the handling of the signals. Called once, before anything long begins.
 pub(crate) fn install() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
-        let heard = LISTENING.load(Ordering::SeqCst) && !REQUESTED.swap(true, Ordering::SeqCst);
+        let heard = LISTENING.load(Ordering::SeqCst) > 0 && !REQUESTED.swap(true, Ordering::SeqCst);
         if !heard {
             crate::end_at_once(INTERRUPTED);
         }
@@ -27,8 +28,9 @@ pub(crate) struct Listening(());
 impl Listening {
     /// Starts to listen.
     pub(crate) fn start() -> Self {
-        REQUESTED.store(false, Ordering::SeqCst);
-        LISTENING.store(true, Ordering::SeqCst);
+        if LISTENING.fetch_add(1, Ordering::SeqCst) == 0 {
+            REQUESTED.store(false, Ordering::SeqCst);
+        }
         Self(())
     }
 
@@ -45,6 +47,6 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        LISTENING.store(false, Ordering::SeqCst);
+        LISTENING.fetch_sub(1, Ordering::SeqCst);
     }
 }

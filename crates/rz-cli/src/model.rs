@@ -58,21 +58,31 @@ pub(crate) fn open(common: &Common) -> Result<ModelFile, Failure> {
     if let ModelRef::Path(_) = model {
         return Ok(ModelFile::open(locate(common, reference)?)?);
     }
+    fetch(common, &model)?;
+    stored(common, &model)
+}
+
+/// Sees to it that a model is in the store. One that is fetched gets a packed copy.
+pub(crate) fn fetch(common: &Common, model: &ModelRef) -> Result<(), Failure> {
     let store = environment::store(common)?;
-    let path = match store.resolve(&model)? {
-        Some(path) => path,
-        None => {
-            let path = progress::fetch(&store, &model)?;
-            pull::packed(common, &model)?;
-            path
-        }
-    };
-    if let Some(packed) = open_packed(store.packed(&model, PACKED_LAYOUT)?) {
+    if store.resolve(model)?.is_none() {
+        progress::fetch(&store, model)?;
+        pull::packed(common, model)?;
+    }
+    Ok(())
+}
+
+/// Opens a model of the store: its packed copy, when there is one.
+pub(crate) fn stored(common: &Common, model: &ModelRef) -> Result<ModelFile, Failure> {
+    let store = environment::store(common)?;
+    let path = store.resolve(model)?;
+    let path = path.ok_or_else(|| StoreError::NotStored { reference: model.to_string() })?;
+    if let Some(packed) = open_packed(store.packed(model, PACKED_LAYOUT)?) {
         return Ok(packed);
     }
     // One of another layout, or a damaged one.
-    if store.has_packed(&model) {
-        let renewed = pack::into_store(common, &model, true);
+    if store.has_packed(model) {
+        let renewed = pack::into_store(common, model, true);
         match renewed.as_ref().err().and_then(Failure::message) {
             Some(message) => terminal::note(&format!("the packed copy of {model} cannot be used: {message}")),
             None => {

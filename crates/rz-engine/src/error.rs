@@ -35,6 +35,9 @@ pub enum EngineError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A slot that is larger than what is free.
+    #[error("the slot does not fit into the blocks that are free: try again when less is running")]
+    NoRoom,
     /// A file of a saved slot that cannot be read or written.
     #[error("{}: {cause}", path.display())]
     SlotFile {

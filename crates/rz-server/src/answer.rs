@@ -13,6 +13,7 @@ use crate::metrics::ModelMetrics;
 use crate::output::{Format, Part, Splitter};
 use crate::prompt::{Prepared, Prompt, prepare};
 use crate::sampling::Sampling;
+use crate::slots::{Seat, Slots};
 use crate::{ApiError, App};
 
 /// What a request asks for, whatever API it came in by.
@@ -67,6 +68,8 @@ pub(crate) struct End {
     pub(crate) usage: Usage,
     /// Tokens of thoughts.
     pub(crate) reasoning_tokens: usize,
+    /// The slot that the request had, of the first answer to each prompt.
+    pub(crate) slot: Option<usize>,
 }
 
 /// An answer as a whole.
@@ -90,6 +93,8 @@ pub(crate) struct Call {
 
 struct Choice {
     splitter: Splitter,
+    /// The slot of its prompt; the first answer has it.
+    seat: Option<Seat>,
     /// Tokens that the next text brings with it.
     tokens: Vec<TokenScore>,
     keep_tokens: bool,
@@ -117,12 +122,15 @@ pub(crate) async fn start(
     let backend = admission.lease.backend().clone();
     let keep_tokens = plan.sampling.logprobs.is_some();
     let choices_per_job = plan.choices;
-    let submitted = off_thread(move || submit(&*backend, &plan)).await?;
+    let slots = admission.lease.slots().clone();
+    let submitted = off_thread(move || submit(&*backend, &slots, &plan)).await?;
     let (mut jobs, mut choices, mut prompts) = (Vec::new(), Vec::new(), Vec::new());
-    for (events, format, prompt) in submitted {
+    for (events, seat, format, prompt) in submitted {
         jobs.push(Some(events));
+        let mut seat = Some(seat);
         choices.extend((0..choices_per_job).map(|_| Choice {
-            splitter: Splitter::new(format),
+            splitter: Splitter::new(format.clone()),
+            seat: seat.take(),
             tokens: Vec::new(),
             keep_tokens,
             calls: 0,
@@ -148,10 +156,10 @@ pub(crate) async fn start(
     Ok((answer, prompts))
 }
 
-/// A job that was taken, how its answers are to be read, and its prompt.
-type Submitted = (Events, Format, Vec<u32>);
+/// A job that was taken, its slot, how its answers are to be read, and its prompt.
+type Submitted = (Events, Seat, Format, Vec<u32>);
 
-fn submit(backend: &dyn Backend, plan: &Plan) -> Result<Vec<Submitted>, ApiError> {
+fn submit(backend: &dyn Backend, slots: &Arc<Slots>, plan: &Plan) -> Result<Vec<Submitted>, ApiError> {
     let sampling = &plan.sampling;
     let tokenizer = backend.tokenizer();
     if let Some((id, _)) = sampling.logit_bias.iter().find(|(id, _)| *id as usize >= tokenizer.len()) {
@@ -194,7 +202,8 @@ fn submit(backend: &dyn Backend, plan: &Plan) -> Result<Vec<Submitted>, ApiError
             priority: sampling.priority,
             time_limit: None,
         };
-        submitted.push((backend.submit(job).map_err(refused)?, prompt.format, prompt.tokens));
+        let seat = slots.take(sampling.slot, &prompt.tokens)?;
+        submitted.push((backend.submit(job).map_err(refused)?, seat, prompt.format, prompt.tokens));
     }
     Ok(submitted)
 }
@@ -285,6 +294,9 @@ impl Answer {
                     Some(last) => self.metrics.next_token(now - last),
                 }
                 choice.last_token = Some(now);
+                if let Some(seat) = &mut choice.seat {
+                    seat.push(token.id);
+                }
                 choice.generated += 1;
                 choice.reasoning_tokens += usize::from(choice.splitter.is_reasoning());
                 if choice.keep_tokens {
@@ -365,7 +377,8 @@ impl Answer {
         }
         let choice = &self.choices[index];
         let called = choice.splitter.called();
-        let end = End { finish, called, usage, reasoning_tokens: choice.reasoning_tokens };
+        let slot = choice.seat.as_ref().map(Seat::id);
+        let end = End { finish, called, usage, reasoning_tokens: choice.reasoning_tokens, slot };
         self.ready.push_back((index, Piece::End(end)));
     }
 
@@ -397,7 +410,7 @@ impl Drop for Answer {
 
 impl Default for End {
     fn default() -> Self {
-        Self { finish: Finish::Stop, called: false, usage: Usage::default(), reasoning_tokens: 0 }
+        Self { finish: Finish::Stop, called: false, usage: Usage::default(), reasoning_tokens: 0, slot: None }
     }
 }
 

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::kept::KeptResponses;
-use crate::library::Library;
+use crate::library::{Library, LibraryError};
 use crate::metrics::Metrics;
 use crate::registry::{Lease, ModelState};
-use crate::{ApiError, Config, Registry};
+use crate::{ApiError, Config, Registry, Served};
 
 /// A server without its sockets: models, limits, counters.
 pub struct App {
@@ -117,34 +117,73 @@ impl App {
     /// A place among the requests that are worked on, and the model, loaded.
     pub(crate) async fn admit(&self, model: Option<&str>) -> Result<Admission, ApiError> {
         let model = self.model_name(model)?;
+        let place = self.place()?;
+        let lease = self.registry.acquire(&model).await?;
+        Ok(Admission { lease, place })
+    }
+
+    /// A place among the requests that are worked on.
+    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         if self.is_draining() {
             return Err(ApiError::unavailable("the server is about to end: ask another one", 5));
         }
-        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+        self.places.clone().try_acquire_owned().map_err(|_| {
             let message = format!("{} requests are being answered or wait already", self.config.max_requests);
             ApiError::busy(message, 2)
-        })?;
-        let lease = self.registry.acquire(&model).await?;
-        Ok(Admission { lease, place })
+        })
     }
 
     /// The name of the model that a request means.
     pub(crate) fn model_name(&self, asked: Option<&str>) -> Result<String, ApiError> {
         match asked {
             Some(name) => match self.registry.find(name) {
-                Some(model) => Ok(model.name.clone()),
+                Some(model) => Ok(model.name),
                 None => Err(ApiError::no_such_model(name)),
             },
             None => {
-                let first = self.registry.models().next().map(|(model, _)| model.name.clone());
+                let first = self.registry.models().next().map(|(model, _)| model.name);
                 first.ok_or_else(|| ApiError::not_found("this server has no models"))
             }
         }
     }
 
-    /// What is done every second or so: unloads models that nobody uses.
+    /// Serves what the library keeps and nothing else has the name of, loaded on demand. Reads files.
+    ///
+    /// # Errors
+    /// When the library cannot be read.
+    pub fn serve_kept(&self) -> Result<(), LibraryError> {
+        let Some(library) = &self.library else { return Ok(()) };
+        library.list()?.into_iter().for_each(|kept| self.serve_as(&kept.name, &kept.name));
+        Ok(())
+    }
+
+    /// Serves a model of the library under its name there, and under that by which a client asked for it.
+    pub(crate) fn serve_as(&self, kept: &str, asked: &str) {
+        let is_served = |name: &str| self.registry.find(name).is_some();
+        let same = self.registry.models().any(|(served, _)| served.reference == kept);
+        if same || is_served(kept) {
+            return;
+        }
+        let aliases = Some(asked).filter(|asked| *asked != kept && !is_served(asked));
+        let served = Served {
+            name: kept.to_owned(),
+            aliases: aliases.map(str::to_owned).into_iter().collect(),
+            reference: kept.to_owned(),
+        };
+        match self.registry.add(served) {
+            Ok(()) => tracing::info!(model = kept, "model served"),
+            // Somebody else was quicker, or nobody could ask for such a name.
+            Err(error) => tracing::debug!(model = kept, %error, "model not served"),
+        }
+    }
+
+    /// What is done every second or so: unloads models that nobody uses, and looks whether the others get on.
     pub fn tick(&self) {
         self.registry.unload_idle(Instant::now());
+        // A model counts as stuck from the last look that saw it move.
+        for loaded in self.registry.loaded() {
+            let _ = loaded.backend.stats();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the HTTP layer knows of a model: a small trait, and the plain data that goes through it.
 
 use std::any::Any;
+use std::path::Path;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use tokio::sync::mpsc;
 
 /// A loaded model that answers requests, many at once.
 ///
-/// The HTTP layer calls nothing else. [`submit`](Self::submit) is called on a thread that may wait, the
-/// others anywhere: they must return at once, whatever the model is doing.
+/// The HTTP layer calls nothing else. [`submit`](Self::submit) and what works with files is called on a thread
+/// that may wait, the others anywhere: they must return at once, whatever the model is doing.
 pub trait Backend: Send + Sync + 'static {
     /// What the model is.
     fn info(&self) -> &ModelInfo;
@@ -31,6 +32,24 @@ pub trait Backend: Send + Sync + 'static {
 
     /// How it is doing.
     fn stats(&self) -> Stats;
+
+    /// Writes what is kept of a text's beginning to a file, which is whole or not there. Returns how many tokens
+    /// that are.
+    ///
+    /// # Errors
+    /// When nothing is kept of the text, or the file cannot be written.
+    fn save_slot(&self, _text: &[u32], _path: &Path) -> Result<usize, SlotProblem> {
+        Err(SlotProblem::Unusable("the model's slots cannot be saved".to_owned()))
+    }
+
+    /// Reads what [`save_slot`](Self::save_slot) wrote: from now on prompts that begin with these tokens, which it
+    /// returns, need not be computed.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is damaged or another model's. Nothing changes then.
+    fn restore_slot(&self, _path: &Path) -> Result<Vec<u32>, SlotProblem> {
+        Err(SlotProblem::Unusable("the model's slots cannot be restored".to_owned()))
+    }
 }
 
 /// What a model is, for those who ask.
@@ -44,6 +63,8 @@ pub struct ModelInfo {
     pub context: usize,
     /// Tokens of context that the model was trained for.
     pub trained_context: usize,
+    /// Answers that it works on at a time.
+    pub parallel: usize,
     /// Rows of the logits.
     pub vocabulary: usize,
     /// Length of a hidden state, and so of an embedding.
@@ -156,6 +177,22 @@ pub enum Refusal {
     },
     /// The job cannot be done as it is; the message is for the client.
     Invalid(String),
+}
+
+/// Why a slot is not saved or restored. Messages are for the client.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum SlotProblem {
+    /// There is no such file.
+    Missing,
+    /// The slot, or the file, cannot be used.
+    Unusable(String),
+    /// There is no room for it now.
+    NoRoom,
+    /// The model is being shut down.
+    Closed,
+    /// The file cannot be read or written.
+    Failed(String),
 }
 
 /// What happens to a job.

@@ -29,6 +29,23 @@ impl FromRequest<Arc<App>> for JsonBody {
     }
 }
 
+/// The JSON object of a request that may have no body.
+pub(crate) struct MaybeJsonBody(pub(crate) Fields);
+
+impl FromRequest<Arc<App>> for MaybeJsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let kind = check_kind(request.headers());
+        let bytes = read(request, app).await?;
+        if bytes.is_empty() {
+            return Fields::of_body(Value::Object(serde_json::Map::new())).map(Self);
+        }
+        kind?;
+        Fields::of_body(parse(bytes).await?).map(Self)
+    }
+}
+
 fn check_kind(headers: &HeaderMap) -> Result<(), ApiError> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && encoding.as_bytes() != b"identity"

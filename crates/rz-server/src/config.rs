@@ -1,5 +1,6 @@
 //! What can be set on a server.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Keys;
@@ -10,6 +11,8 @@ use crate::Keys;
 pub struct Config {
     /// Keys of clients; without any, everybody is served.
     pub keys: Keys,
+    /// Lets those without a key read `/metrics`.
+    pub open_metrics: bool,
     /// Names that the `Host` header may have, without ports. Empty: any. It keeps web pages from
     /// reaching a server on this machine through a name of their own (DNS rebinding).
     pub hosts: Vec<String>,
@@ -45,12 +48,15 @@ pub struct Config {
     pub manage_models: bool,
     /// Answers of `/v1/responses` that are kept, at most; 0: none.
     pub kept_responses: usize,
+    /// Folder that clients may save slots to; without it, they may not.
+    pub slot_folder: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             keys: Keys::default(),
+            open_metrics: false,
             hosts: Vec::new(),
             origins: Vec::new(),
             max_body: 8 << 20,
@@ -68,6 +74,7 @@ impl Default for Config {
             page: true,
             manage_models: false,
             kept_responses: 256,
+            slot_folder: None,
         }
     }
 }

@@ -1,17 +1,20 @@
 //! Models that run on `rz-engine`.
 
+use std::io;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rz_engine::EngineError;
 use rz_engine::serve::{
     self, Constraint, EngineHandle, EngineThread, EventKind, FinishReason, Pooling, Request, StopCause, Want,
 };
 use rz_tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::backend::{
-    Backend, ConstraintSpec, Event, Events, Finish, Generate, Job, ModelInfo, Refusal, Stats, Task,
-    TokenScore, Usage,
+    Backend, ConstraintSpec, Event, Events, Finish, Generate, Job, ModelInfo, Refusal, SlotProblem, Stats,
+    Task, TokenScore, Usage,
 };
 
 /// Turns the description of a constraint into the constraint. Called on threads that may wait.
@@ -136,6 +139,43 @@ impl Backend for EngineBackend {
             preemptions: stats.preemptions,
             stalled: if progress.stopped { Duration::MAX } else { seen.1.elapsed() },
         }
+    }
+
+    // Only what concerns the blocks is done between two steps; others do not wait for files.
+    fn save_slot(&self, text: &[u32], path: &Path) -> Result<usize, SlotProblem> {
+        let text = text.to_vec();
+        let captured = self.handle.call(move |engine| (engine.slot_kind(), engine.capture(&text)));
+        let (kind, slot) = captured.ok_or(SlotProblem::Closed)?;
+        let slot = slot.ok_or_else(|| {
+            let message = "nothing that could be saved is kept of its text: use it first";
+            SlotProblem::Unusable(message.to_owned())
+        })?;
+        kind.write(&slot, path).map_err(slot_problem)?;
+        Ok(slot.tokens().len())
+    }
+
+    fn restore_slot(&self, path: &Path) -> Result<Vec<u32>, SlotProblem> {
+        let kind = self.handle.call(|engine| engine.slot_kind()).ok_or(SlotProblem::Closed)?;
+        let slot = kind.read(path).map_err(slot_problem)?;
+        let tokens = slot.tokens().to_vec();
+        self.handle
+            .call(move |engine| engine.install(&slot))
+            .ok_or(SlotProblem::Closed)?
+            .map_err(slot_problem)?;
+        Ok(tokens)
+    }
+}
+
+/// What a client may know of it: not where files lie.
+fn slot_problem(error: EngineError) -> SlotProblem {
+    match error {
+        EngineError::Slot { problem, .. } => SlotProblem::Unusable(format!("it {problem}")),
+        EngineError::NoRoom => SlotProblem::NoRoom,
+        EngineError::SlotFile { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
+            SlotProblem::Missing
+        }
+        EngineError::SlotFile { cause, .. } => SlotProblem::Failed(cause.to_string()),
+        other => SlotProblem::Failed(other.to_string()),
     }
 }
 

@@ -13,10 +13,14 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use tracing::Instrument;
+
 use crate::error::{Shape, shown};
 use crate::{ApiError, App, ids};
 
 const REQUEST_ID: &str = "x-request-id";
+
+const METRICS: &str = "/metrics";
 
 /// Paths that need no key: they tell nothing but whether the server lives, or are the page, which
 /// asks for the key itself.
@@ -31,7 +35,10 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     app.metrics.open.fetch_add(1, Ordering::Relaxed);
     let open = Open(&app);
     let response = match check(&app, &request) {
-        Ok(()) => caught(next.run(request)).await,
+        // What is logged on its way names it.
+        Ok(()) => {
+            caught(next.run(request)).instrument(tracing::error_span!("request", id = id.to_str().ok())).await
+        }
         Err(error) => error.response(shape, id.to_str().ok()),
     };
     drop(open);
@@ -88,7 +95,8 @@ fn check(app: &App, request: &Request) -> Result<(), ApiError> {
     }
     check_origin(app, headers, host)?;
     let path = request.uri().path();
-    if app.config.keys.is_empty() || OPEN.contains(&path) || request.method() == Method::OPTIONS {
+    let open = OPEN.contains(&path) || (app.config.open_metrics && path == METRICS);
+    if app.config.keys.is_empty() || open || request.method() == Method::OPTIONS {
         return Ok(());
     }
     match key(headers) {

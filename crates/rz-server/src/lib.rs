@@ -17,18 +17,20 @@ mod library;
 mod metrics;
 mod output;
 mod prompt;
+mod refuse;
 mod registry;
 mod routes;
 mod sampling;
 mod serve;
+mod slots;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 
 pub use app::{App, Health};
 pub use backend::{
-    Backend, ConstraintSpec, Event, EventSink, Events, Finish, Generate, Job, ModelInfo, Refusal, Stats,
-    Task, TokenScore, Usage,
+    Backend, ConstraintSpec, Event, EventSink, Events, Finish, Generate, Job, ModelInfo, Refusal,
+    SlotProblem, Stats, Task, TokenScore, Usage,
 };
 pub use config::Config;
 pub use engine::{Constrain, EngineBackend};

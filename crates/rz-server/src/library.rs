@@ -50,7 +50,7 @@ pub trait Library: Send + Sync + 'static {
     /// When they cannot be listed.
     fn list(&self) -> Result<Vec<Kept>, LibraryError>;
 
-    /// Fetches a model. `Break` from the callback cancels.
+    /// Fetches a model, and gives the name that it is kept under. `Break` from the callback cancels.
     ///
     /// # Errors
     /// When there is no such model, or it cannot be had.
@@ -58,7 +58,7 @@ pub trait Library: Send + Sync + 'static {
         &self,
         name: &str,
         progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
-    ) -> Result<(), LibraryError>;
+    ) -> Result<String, LibraryError>;
 
     /// Removes a model.
     ///

@@ -1,12 +1,14 @@
 //! From conversations and texts to tokens.
 
+use std::sync::Arc;
+
 use rz_tokenizer::{EncodeOptions, TemplateInputs, Tokenizer, TokenizerError};
 use serde_json::{Map, Value, json};
 
 use crate::ApiError;
 use crate::backend::{Backend, ConstraintSpec};
 use crate::chat::{Chat, Tool, ToolChoice};
-use crate::output::{Format, ToolFormat};
+use crate::output::{Format, Functions, ToolFormat};
 
 /// What a model is to continue.
 #[derive(Clone, Debug)]
@@ -55,7 +57,9 @@ pub(crate) fn prepare(
         }
     };
     let context = backend.info().context;
-    if prepared.tokens.is_empty() {
+    // Some models put a token of their own before nothing; it asks for nothing all the same.
+    let empty = matches!(prompt, Prompt::Text(text) | Prompt::Cut(text) if text.is_empty());
+    if prepared.tokens.is_empty() || empty {
         return Err(ApiError::invalid(
             "prompt",
             "the prompt has no tokens: give a prompt that is more than nothing",
@@ -134,6 +138,8 @@ pub(crate) fn render(backend: &dyn Backend, chat: &Chat, constrained: bool) -> R
             messages = without_tools(messages, chat);
         }
         format.tools = chat.uses_tools().then_some(tool_format);
+        let functions = chat.tools.iter().map(|tool| (tool.name.clone(), tool.parameters.clone()));
+        format.functions = chat.uses_tools().then(|| Arc::new(Functions::new(functions)));
         format.one_call = chat.one_call;
     }
 

@@ -1,11 +1,12 @@
 //! The models of a server: loaded when they are asked for, unloaded when nobody uses them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::backend::Backend;
+use crate::slots::Slots;
 use crate::{ApiError, Config, ServerError, ids};
 
 /// A model that a server offers.
@@ -36,7 +37,7 @@ pub trait Loader: Send + Sync + 'static {
 /// The models that a server offers.
 pub struct Registry {
     loader: Arc<dyn Loader>,
-    slots: Vec<Arc<Slot>>,
+    entries: RwLock<Vec<Arc<Entry>>>,
     created: u64,
     load_time: Duration,
     idle_time: Option<Duration>,
@@ -46,7 +47,7 @@ pub struct Registry {
 }
 
 /// One model, loaded or not.
-struct Slot {
+struct Entry {
     served: Served,
     state: Mutex<State>,
     /// Changes whenever the state does.
@@ -57,19 +58,21 @@ enum State {
     Unloaded,
     Loading { memory: u64 },
     Ready(Ready),
-    Failed { message: String, at: Instant },
+    Failed { message: String, at: Instant, retry: Duration },
 }
 
 struct Ready {
     backend: Arc<dyn Backend>,
+    slots: Arc<Slots>,
     users: usize,
     used: Instant,
     /// What the last client asked for; else the server's own.
     idle_time: Option<Option<Duration>>,
 }
 
-/// A failed load is tried again after this time.
+/// A failed load is tried again after this time; one that only lacked room, after that.
 const RETRY: Duration = Duration::from_secs(5);
+const RETRY_ROOM: Duration = Duration::from_secs(1);
 
 /// What a model is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +89,9 @@ pub enum ModelState {
 
 /// A loaded model in use: it is not unloaded while this lives.
 pub(crate) struct Lease {
-    slot: Arc<Slot>,
+    entry: Arc<Entry>,
     backend: Arc<dyn Backend>,
+    slots: Arc<Slots>,
 }
 
 impl Lease {
@@ -95,14 +99,19 @@ impl Lease {
         &self.backend
     }
 
+    /// The places that its requests have.
+    pub(crate) fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
     /// The model's name, whatever alias it was asked for by.
     pub(crate) fn name(&self) -> &str {
-        &self.slot.served.name
+        &self.entry.served.name
     }
 
     /// How long the model is to stay when nobody uses it; nothing: for ever.
     pub(crate) fn keep(&self, time: Option<Duration>) {
-        if let State::Ready(ready) = &mut *self.slot.lock() {
+        if let State::Ready(ready) = &mut *self.entry.lock() {
             ready.idle_time = Some(time);
         }
     }
@@ -110,7 +119,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let State::Ready(ready) = &mut *self.slot.lock() {
+        // A model that was taken away meanwhile is another one, or none.
+        if let State::Ready(ready) = &mut *self.entry.lock()
+            && Arc::ptr_eq(&ready.slots, &self.slots)
+        {
             ready.users -= 1;
             ready.used = Instant::now();
         }
@@ -123,35 +135,55 @@ impl Registry {
     /// # Errors
     /// When two have the same name, or one has a name that cannot stand in a request.
     pub fn new(models: Vec<Served>, loader: Arc<dyn Loader>, config: &Config) -> Result<Self, ServerError> {
-        let mut names: Vec<&str> = Vec::new();
-        for name in models.iter().flat_map(|model| [&model.name].into_iter().chain(&model.aliases)) {
-            let visible = !name.is_empty() && name.len() <= 256 && !name.chars().any(char::is_control);
-            if !visible {
-                return Err(ServerError::ModelName { name: crate::error::shown(name) });
-            }
-            if names.contains(&name.as_str()) {
-                return Err(ServerError::SameName { name: name.clone() });
-            }
-            names.push(name);
-        }
-        let slot = |served| {
-            let state = Mutex::new(State::Unloaded);
-            Arc::new(Slot { served, state, changed: watch::Sender::new(0) })
-        };
-        Ok(Self {
+        let registry = Self {
             loader,
-            slots: models.into_iter().map(slot).collect(),
+            entries: RwLock::default(),
             created: ids::now(),
             load_time: config.load_time,
             idle_time: config.idle_time,
             memory: config.model_memory,
             making_room: Mutex::new(()),
-        })
+        };
+        models.into_iter().try_for_each(|model| registry.add(model))?;
+        Ok(registry)
+    }
+
+    /// Offers another model.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new). Nothing changes then.
+    pub fn add(&self, model: Served) -> Result<(), ServerError> {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<&str> = entries.iter().flat_map(|entry| entry.served.names()).collect();
+        for name in model.names() {
+            let visible = !name.is_empty() && name.len() <= 256 && !name.chars().any(char::is_control);
+            if !visible {
+                return Err(ServerError::ModelName { name: crate::error::shown(name) });
+            }
+            if names.contains(&name) {
+                return Err(ServerError::SameName { name: name.to_owned() });
+            }
+            names.push(name);
+        }
+        let (state, changed) = (Mutex::new(State::Unloaded), watch::Sender::new(0));
+        entries.push(Arc::new(Entry { served: model, state, changed }));
+        Ok(())
+    }
+
+    /// Offers a model no longer. Requests that use it are answered to their end. False, when there is none with this
+    /// name or alias.
+    pub fn remove(&self, name: &str) -> bool {
+        let Some(entry) = self.entry(name) else { return false };
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|other| !Arc::ptr_eq(other, &entry));
+        drop(entries);
+        entry.unload_if(|_| true);
+        true
     }
 
     /// The models with what they are doing.
-    pub fn models(&self) -> impl Iterator<Item = (&Served, ModelState)> {
-        self.slots.iter().map(|slot| (&slot.served, slot.state()))
+    pub fn models(&self) -> impl Iterator<Item = (Served, ModelState)> {
+        self.entries().into_iter().map(|entry| (entry.served.clone(), entry.state()))
     }
 
     /// When the server started, in seconds since 1970.
@@ -160,37 +192,45 @@ impl Registry {
     }
 
     /// The model with this name or alias.
-    pub(crate) fn find(&self, name: &str) -> Option<&Served> {
-        self.slot(name).map(|slot| &slot.served)
+    pub(crate) fn find(&self, name: &str) -> Option<Served> {
+        self.entry(name).map(|entry| entry.served.clone())
     }
 
     /// The loaded models.
     pub(crate) fn loaded(&self) -> Vec<Loaded> {
-        self.slots.iter().filter_map(|slot| slot.loaded(self.idle_time)).collect()
+        self.entries().iter().filter_map(|entry| entry.loaded(self.idle_time)).collect()
     }
 
     /// The model with this name, if it is loaded, without keeping it from being unloaded.
     pub(crate) fn peek(&self, name: &str) -> Option<Arc<dyn Backend>> {
-        self.slot(name)?.loaded(None).map(|loaded| loaded.backend)
+        self.entry(name)?.loaded(None).map(|loaded| loaded.backend)
+    }
+
+    /// The places of the model with this name, if it is loaded.
+    pub(crate) fn peek_slots(&self, name: &str) -> Option<Arc<Slots>> {
+        match &*self.entry(name)?.lock() {
+            State::Ready(ready) => Some(ready.slots.clone()),
+            _ => None,
+        }
     }
 
     /// The model with this name or alias, loaded.
     pub(crate) async fn acquire(self: &Arc<Self>, name: &str) -> Result<Lease, ApiError> {
-        let slot = self.slot(name).ok_or_else(|| ApiError::no_such_model(name))?.clone();
+        let entry = self.entry(name).ok_or_else(|| ApiError::no_such_model(name))?;
         let wait = async {
-            let mut changes = slot.changed.subscribe();
+            let mut changes = entry.changed.subscribe();
             loop {
                 changes.mark_unchanged();
-                match slot.take()? {
+                match entry.take()? {
                     Step::Ready(lease) => return Ok(lease),
                     Step::Load => {
-                        let (registry, slot) = (self.clone(), slot.clone());
+                        let (registry, entry) = (self.clone(), entry.clone());
                         // Goes on when the client leaves: the next one will want the model, too.
-                        tokio::task::spawn_blocking(move || registry.load(&slot));
+                        tokio::task::spawn_blocking(move || registry.load(&entry));
                     }
                     Step::Wait => {}
                 }
-                // The sender lives as long as the slot.
+                // The sender lives as long as the entry.
                 let _ = changes.changed().await;
             }
         };
@@ -200,78 +240,87 @@ impl Registry {
 
     /// Begins to load a model that nobody has asked for yet.
     pub fn preload(self: &Arc<Self>, name: &str) {
-        let Some(slot) = self.slot(name).cloned() else { return };
-        if slot.begin() {
+        let Some(entry) = self.entry(name) else { return };
+        if entry.begin() {
             let registry = self.clone();
-            tokio::task::spawn_blocking(move || registry.load(&slot));
+            tokio::task::spawn_blocking(move || registry.load(&entry));
         }
     }
 
     /// Unloads what nobody used for long enough. To be called now and then.
     pub fn unload_idle(&self, now: Instant) {
-        for slot in &self.slots {
+        for entry in self.entries() {
             let is_idle = |ready: &Ready| {
                 let limit = ready.idle_time.unwrap_or(self.idle_time);
                 ready.users == 0
                     && limit.is_some_and(|limit| now.saturating_duration_since(ready.used) >= limit)
             };
-            slot.unload_if(is_idle);
+            entry.unload_if(is_idle);
         }
     }
 
-    fn slot(&self, name: &str) -> Option<&Arc<Slot>> {
-        let named = |slot: &&Arc<Slot>| {
-            slot.served.name == name || slot.served.aliases.iter().any(|alias| alias == name)
-        };
-        // Clients of Ollama leave out the tag `latest` or add it.
-        let bare = name.strip_suffix(":latest");
-        self.slots
-            .iter()
-            .find(named)
-            .or_else(|| bare.and_then(|bare| self.slots.iter().find(|slot| slot.served.name == bare)))
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Loads the model of a slot that is marked as loading.
-    fn load(&self, slot: &Arc<Slot>) {
-        let name = &slot.served.name;
+    fn entry(&self, name: &str) -> Option<Arc<Entry>> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let named = |entry: &&Arc<Entry>| entry.served.names().any(|known| known == name);
+        // Clients of Ollama leave out the tag `latest` or add it.
+        let bare = name.strip_suffix(":latest");
+        let bare = || bare.and_then(|bare| entries.iter().find(|entry| entry.served.name == bare));
+        entries.iter().find(named).or_else(bare).cloned()
+    }
+
+    /// Loads a model that is marked as loading.
+    fn load(&self, entry: &Arc<Entry>) {
+        let name = &entry.served.name;
         let started = Instant::now();
-        let loaded = self.make_room(slot).and_then(|()| {
-            let load = std::panic::AssertUnwindSafe(|| self.loader.load(&slot.served));
-            std::panic::catch_unwind(load).unwrap_or_else(|_| Err("the loader failed".to_owned()))
+        let loaded = self.make_room(entry).and_then(|()| {
+            let load = std::panic::AssertUnwindSafe(|| self.loader.load(&entry.served));
+            let loaded = std::panic::catch_unwind(load);
+            loaded.unwrap_or_else(|_| Err("the loader failed".to_owned())).map_err(|message| (message, RETRY))
         });
         let now = Instant::now();
         let state = match loaded {
             Ok(backend) => {
                 tracing::info!(model = %name, seconds = started.elapsed().as_secs_f64(), "model loaded");
-                State::Ready(Ready { backend, users: 0, used: now, idle_time: None })
+                let slots = Slots::new(backend.info().parallel);
+                State::Ready(Ready { backend, slots, users: 0, used: now, idle_time: None })
             }
-            Err(message) => {
+            Err((message, retry)) => {
                 tracing::error!(model = %name, error = %message, "model not loaded");
-                State::Failed { message, at: now }
+                State::Failed { message, at: now, retry }
             }
         };
-        slot.set(state);
+        entry.set(state);
     }
 
     /// Unloads models that nobody uses, the one used least lately first, until the new one fits.
-    fn make_room(&self, slot: &Slot) -> Result<(), String> {
-        let (Some(limit), Some(needed)) = (self.memory, self.loader.memory(&slot.served)) else {
+    fn make_room(&self, entry: &Entry) -> Result<(), (String, Duration)> {
+        let (Some(limit), Some(needed)) = (self.memory, self.loader.memory(&entry.served)) else {
             return Ok(());
         };
+        if needed > limit {
+            let message = format!("it needs {needed} bytes, and all models together may take {limit}");
+            return Err((message, RETRY));
+        }
         let _one_at_a_time = self.making_room.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let others = self.slots.iter().filter(|other| !std::ptr::eq(&***other, slot));
+            let entries = self.entries();
+            let others = entries.iter().filter(|other| !std::ptr::eq(&***other, entry));
             let taken: u64 = others.clone().map(|other| other.memory()).sum();
             if taken.saturating_add(needed) <= limit {
-                *slot.lock() = State::Loading { memory: needed };
+                *entry.lock() = State::Loading { memory: needed };
                 return Ok(());
             }
             let idle = others.filter_map(|other| Some((other.idle_since()?, other)));
             let Some((since, oldest)) = idle.min_by_key(|(since, _)| *since) else {
-                return Err(format!(
+                let message = format!(
                     "{needed} bytes are needed and {} of {limit} are free: the other models are in use",
                     limit.saturating_sub(taken)
-                ));
+                );
+                return Err((message, RETRY_ROOM));
             };
             oldest.unload_if(|ready| ready.users == 0 && ready.used == since);
         }
@@ -293,7 +342,14 @@ enum Step {
     Wait,
 }
 
-impl Slot {
+impl Served {
+    /// Its name and its aliases.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        [&self.name].into_iter().chain(&self.aliases).map(String::as_str)
+    }
+}
+
+impl Entry {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -318,12 +374,13 @@ impl Slot {
         match &mut *state {
             State::Ready(ready) => {
                 ready.users += 1;
-                Ok(Step::Ready(Lease { slot: self.clone(), backend: ready.backend.clone() }))
+                let (backend, slots) = (ready.backend.clone(), ready.slots.clone());
+                Ok(Step::Ready(Lease { entry: self.clone(), backend, slots }))
             }
             State::Loading { .. } => Ok(Step::Wait),
-            State::Failed { message, at } if at.elapsed() < RETRY => {
+            State::Failed { message, at, retry } if at.elapsed() < *retry => {
                 let message = format!("the model '{}' cannot be loaded: {message}", self.served.name);
-                Err(ApiError::unavailable(message, RETRY.as_secs()))
+                Err(ApiError::unavailable(message, retry.as_secs()))
             }
             State::Unloaded | State::Failed { .. } => {
                 *state = State::Loading { memory: 0 };

@@ -31,6 +31,8 @@ pub(crate) struct Sampling {
     pub(crate) logprobs: Option<usize>,
     pub(crate) prompt_logprobs: Option<usize>,
     pub(crate) cache_prompt: bool,
+    /// The slot that the request is to have.
+    pub(crate) slot: Option<usize>,
     pub(crate) constraint: Option<ConstraintSpec>,
     pub(crate) priority: i32,
 }
@@ -48,6 +50,7 @@ impl Sampling {
             logprobs: None,
             prompt_logprobs: None,
             cache_prompt: true,
+            slot: None,
             constraint: None,
             priority: 0,
         }
@@ -176,6 +179,7 @@ impl Sampling {
             return Err(ApiError::invalid("min_tokens", message));
         }
         self.cache_prompt = fields.bool("cache_prompt")?.unwrap_or(true);
+        self.slot = fields.integer("id_slot", -1, 65_536)?.and_then(|id| usize::try_from(id).ok());
         self.priority = fields.integer("priority", -1000, 1000)?.unwrap_or(0) as i32;
         let path = fields.path("guided_regex");
         if let Some(regex) = fields.string("guided_regex")? {

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 use tower::util::MapRequest;
 
+use crate::refuse::Refusing;
 use crate::{App, ServerError, router};
 
 /// Where a server is to listen.
@@ -268,7 +269,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = TowerToHyperService::new(routes);
-    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let connection = http.serve_connection(TokioIo::new(Refusing::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         _ = connection.as_mut() => true,

@@ -11,6 +11,7 @@ use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use crate::App;
 
@@ -49,12 +50,13 @@ where
         keep_alive: app.config.keep_alive,
     };
     let writing = write(feed);
-    tokio::spawn(async move {
+    let writing = async move {
         tokio::select! {
             _ = writing => {}
             () = sender.closed() => {}
         }
-    });
+    };
+    tokio::spawn(writing.in_current_span());
     let mut response = Response::new(Body::new(Pieces(receiver)));
     let kind = match framing {
         Framing::Events => "text/event-stream",

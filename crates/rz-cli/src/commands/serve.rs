@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use rz_engine::serve::SlotKind;
 use rz_server::{
     Address, App, Config, Keys, Listener, Registry, ServeOptions, Served, ServerError, serve as run,
 };
@@ -22,7 +23,7 @@ use crate::args::{Common, Compute};
 use crate::failure::Failure;
 use crate::interrupt::Listening;
 use crate::terminal::{self, Out};
-use crate::{environment, model, table};
+use crate::{model, table};
 
 /// What `rz serve` takes.
 #[derive(Debug, Args)]
@@ -114,6 +115,9 @@ struct Access {
     /// File with the keys of clients, one a line; without it, everybody is served
     #[arg(long, value_name = "FILE", env = "RZ_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
+    /// Answer /metrics also without a key
+    #[arg(long, requires = "api_key_file")]
+    open_metrics: bool,
     /// A name that clients may call the server by, besides its own; may be given several times
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
@@ -126,6 +130,9 @@ struct Access {
     /// Let clients fetch pip: references, too
     #[arg(long, requires = "allow_pull")]
     allow_pip: bool,
+    /// Folder that clients may save slots to, and restore them from; without it, they may not
+    #[arg(long, value_name = "DIR")]
+    slot_save_path: Option<PathBuf>,
     /// Do not serve the web page
     #[arg(long)]
     no_page: bool,
@@ -143,15 +150,18 @@ pub(crate) fn serve(args: &ServeArgs, common: &Common, out: &Out) -> Result<(), 
     // What can be wrong with a file shows before anybody asks for it.
     let mut served = Vec::new();
     for model in models {
-        loader.add(&model.served.name, model.path)?;
+        loader.add(&model.served, model.path)?;
         served.push(model.served);
     }
     let names: Vec<String> = served.iter().map(shown_name).collect();
     let first = served.first().map(|model| model.name.clone());
     let all: Vec<String> = served.iter().map(|model| model.name.clone()).collect();
     let registry = Registry::new(served, Arc::new(loader), &config)?;
-    let library = StoreLibrary::new(environment::store(common)?, args.access.allow_pip);
+    let library = StoreLibrary::new(common, args.access.allow_pip)?;
     let app = Arc::new(App::new(config, registry).with_library(Arc::new(library)));
+    if args.access.allow_pull {
+        app.serve_kept().map_err(|error| Failure::input(error.to_string()))?;
+    }
 
     let tasks = tokio::runtime::Builder::new_multi_thread()
         // Requests are small beside what models do.
@@ -226,6 +236,7 @@ fn config(args: &ServeArgs) -> Result<Config, Failure> {
     if let Some(file) = &access.api_key_file {
         config.keys = Keys::read(file)?;
     }
+    config.open_metrics = access.open_metrics;
     // On an address of this machine alone, no other name can be meant; elsewhere, names are not known.
     if args.listen.socket.is_none() && (args.is_local() || !access.allow_host.is_empty()) {
         let own = ["localhost", "127.0.0.1", "[::1]", &args.listen.host].map(str::to_owned);
@@ -241,6 +252,13 @@ fn config(args: &ServeArgs) -> Result<Config, Failure> {
     }
     config.origins.clone_from(&access.cors_origin);
     config.manage_models = access.allow_pull;
+    if let Some(folder) = &access.slot_save_path {
+        let failed = |cause| Failure::file("use", folder, &cause);
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        // What a server left that was ended while it saved one.
+        SlotKind::remove_left_over(folder).map_err(failed)?;
+        config.slot_folder = Some(folder.clone());
+    }
     config.page = !access.no_page;
     config.max_requests = capacity.max_requests as usize;
     config.max_tokens = capacity.max_tokens.map(|tokens| tokens as usize);
@@ -260,10 +278,10 @@ fn options(args: &ServeArgs) -> Result<ServeOptions, Failure> {
     Ok(options)
 }
 
-/// A model with its file.
+/// A model, with its file where it is not in the store.
 struct Located {
     served: Served,
-    path: PathBuf,
+    path: Option<PathBuf>,
 }
 
 /// The models that the flags name, fetched if need be.
@@ -283,8 +301,15 @@ fn models(args: &ServeArgs, common: &Common) -> Result<Vec<Located>, Failure> {
         let name = name.unwrap_or_else(|| name_of(&parsed, reference));
         let mut aliases = if index == 0 { args.alias.clone() } else { Vec::new() };
         aliases.retain(|alias| *alias != name);
-        let path = file_in(model::locate(common, reference)?)?;
-        models.push(Located { served: Served { name, aliases, reference: reference.to_owned() }, path });
+        let (path, reference) = match &parsed {
+            ModelRef::Path(_) => (Some(file_in(model::locate(common, reference)?)?), reference.to_owned()),
+            // As the store calls it, whatever short form was given.
+            stored => {
+                model::fetch(common, stored)?;
+                (None, stored.to_string())
+            }
+        };
+        models.push(Located { served: Served { name, aliases, reference }, path });
     }
     Ok(models)
 }

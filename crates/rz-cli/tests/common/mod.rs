@@ -1,6 +1,8 @@
 //! The binary, run as people and programs run it.
 #![allow(dead_code)] // not every test file uses everything
 
+pub(crate) mod server;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -24,5 +24,6 @@ pub use engine::Engine;
 pub use event::{Event, EventKind, FinishReason, RequestId, Scored, StopCause, Timings, TokenScore, Usage};
 pub use limits::{EngineOptions, Limits, Refusal};
 pub use request::{ContextShift, Pooling, Request, Want};
+pub use slot::{Slot, SlotKind};
 pub use stats::{EngineStats, GroupStats};
 pub use thread::{EngineHandle, EngineThread, EventStream, Progress, Sink, Ticket};

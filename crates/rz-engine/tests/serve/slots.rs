@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use rz_engine::EngineError;
-use rz_engine::serve::{Engine, EngineOptions};
+use rz_engine::serve::{Engine, EngineOptions, SlotKind};
 use rz_model::KvGroup;
 
 use crate::fake::{Fake, continuation, group};
@@ -117,9 +117,41 @@ fn what_cannot_be_saved_leaves_no_file() {
     assert!(matches!(engine.save(&prompt, &nowhere), Err(EngineError::SlotFile { .. })));
     assert!(matches!(engine.restore(&path), Err(EngineError::SlotFile { .. })));
     assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 0);
-    // What was left by one that was killed while it wrote does not stand in the way.
-    std::fs::write(folder.0.join("a.slot.part"), b"half").unwrap();
+    // What was left by one that was killed while it wrote does not stand in the way, and can be removed; what
+    // somebody still writes is let be.
+    let left = folder.0.join(format!("a.slot.{}-0.part", std::process::id()));
+    std::fs::write(&left, b"half").unwrap();
     engine.save(&prompt, &path).unwrap();
     assert_eq!(engine.restore(&path).unwrap().len(), 96);
+    let held = std::fs::File::create_new(folder.0.join("b.slot.1-0.part")).unwrap();
+    held.lock().unwrap();
+    assert_eq!(SlotKind::remove_left_over(&folder.0).unwrap(), 1);
+    assert!(!left.exists());
+    drop(held);
+    assert_eq!(SlotKind::remove_left_over(&folder.0).unwrap(), 1);
     assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1);
+}
+
+#[test]
+fn a_slot_is_written_and_read_without_its_engine() {
+    let folder = Folder::new("apart");
+    let path = folder.0.join("a.slot");
+    let prompt = text(100, 0, 1);
+    let mut engine = named(GROUPS, "model");
+    assert!(engine.capture(&prompt).is_none());
+    answer(&mut engine, request(prompt.clone(), 2));
+    let slot = engine.capture(&prompt).unwrap();
+    assert_empty(&engine);
+    let kind = engine.slot_kind();
+    let bytes = kind.write(&slot, &path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
+    assert_eq!(kind.read(&path).unwrap(), slot);
+    // It is more than this engine holds at all.
+    let few = [group(None, 2), group(Some(40), 2)];
+    let mut small = named(&few, "model");
+    assert!(matches!(small.install(&slot), Err(EngineError::NoRoom)));
+    assert_empty(&small);
+    let mut other = named(GROUPS, "model");
+    other.install(&slot).unwrap();
+    assert_eq!(answer(&mut other, request(prompt, 3)).usage().cached_tokens, 96);
 }

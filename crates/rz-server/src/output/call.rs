@@ -1,8 +1,10 @@
-//! One call of a function, read while it is written.
+//! One call of a function as JSON, read while it is written.
+
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Part;
+use super::{Functions, Part};
 
 /// Reads the JSON object of a call, and gives its name and arguments as soon as they are known.
 ///
@@ -23,6 +25,12 @@ pub(super) struct CallReader {
     /// How much of `raw` was passed on as arguments.
     sent: usize,
     started: bool,
+    /// Whether the call was told as a whole.
+    told: bool,
+    /// Whether the arguments are all that is to come.
+    named: bool,
+    /// Other functions than these are none.
+    only: Option<Arc<Functions>>,
 }
 
 /// Where in the object the reader is.
@@ -47,26 +55,32 @@ enum At {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
     More,
-    /// The object is complete.
+    /// The call is complete.
     End,
     /// This is no call.
     Broken,
 }
 
 impl CallReader {
+    /// Reads a call, of one of these functions only where some are given.
+    pub(super) fn new(only: Option<Arc<Functions>>) -> Self {
+        Self { only, ..Self::default() }
+    }
+
+    /// Reads the arguments, an object, of a call whose name stood before them.
+    pub(super) fn named(name: &str) -> Self {
+        let mut reader = Self::default();
+        let begin = format!("{{\"name\": {}, \"arguments\": ", Value::from(name));
+        for c in begin.chars() {
+            reader.push(c, &mut Vec::new());
+        }
+        reader.named = true;
+        reader
+    }
+
     /// Whether the call was announced, so that it cannot be taken back.
     pub(super) fn started(&self) -> bool {
         self.started
-    }
-
-    /// Whether nothing was read yet.
-    pub(super) fn is_empty(&self) -> bool {
-        self.raw.is_empty()
-    }
-
-    /// What was read.
-    pub(super) fn take_raw(&mut self) -> String {
-        std::mem::take(&mut self.raw)
     }
 
     /// Takes the next character.
@@ -99,7 +113,11 @@ impl CallReader {
             },
             At::BeforeValue if c.is_whitespace() => {}
             At::BeforeValue => return self.begin_value(c, here, out),
-            At::Value(start) => return self.value(c, start, here, out),
+            At::Value(start) => {
+                let read = self.value(c, start, here, out);
+                let whole = self.named && read == Read::More && self.at == At::Before;
+                return if whole { self.end(out) } else { read };
+            }
         }
         Read::More
     }
@@ -107,7 +125,7 @@ impl CallReader {
     /// Passes on what is known of the arguments. To be called when no more text is there for now.
     pub(super) fn flush(&mut self, out: &mut Vec<Part>) {
         let Some((start, end)) = self.arguments else { return };
-        if !self.started || !self.raw[start..].starts_with('{') {
+        if !self.started || self.told || !self.raw[start..].starts_with('{') {
             return;
         }
         let known = &self.raw[self.sent.max(start)..end.unwrap_or(self.raw.len())];
@@ -115,6 +133,25 @@ impl CallReader {
             out.push(Part::CallArguments(known.to_owned()));
             self.sent = self.sent.max(start) + known.len();
         }
+    }
+
+    /// Ends in the middle: at what cannot be, or with the answer. Gives what is no part of the call.
+    pub(super) fn abandon(mut self, out: &mut Vec<Part>) -> String {
+        if !self.started {
+            return self.raw;
+        }
+        if self.told {
+            return String::new();
+        }
+        self.flush(out);
+        let Some((start, end)) = self.arguments else { return String::new() };
+        let text = &self.raw[start..end.unwrap_or(self.raw.len())];
+        if !text.is_empty() && !text.starts_with('{') {
+            out.push(Part::CallArguments(arguments_text(text)));
+        }
+        let rest = end.map_or("", |end| &self.raw[end..]);
+        let says_nothing = rest.chars().all(|c| c.is_whitespace() || matches!(c, ',' | '"' | '}' | ']'));
+        if says_nothing { String::new() } else { rest.to_owned() }
     }
 
     fn string_ends(&mut self, c: char) -> bool {
@@ -183,32 +220,44 @@ impl CallReader {
         let text = &self.raw[start..end];
         match self.key.as_str() {
             "name" => match serde_json::from_str::<String>(text) {
-                Ok(name) if !name.is_empty() => {
-                    self.name.get_or_insert(name);
+                Ok(name) if self.name.is_none() && self.may_be(&name) => {
+                    self.name = Some(name);
                     self.start(out);
                 }
                 _ => return Read::Broken,
             },
             "arguments" | "parameters" => {
-                if let Some((first, known)) = &mut self.arguments
-                    && *first == start
-                {
-                    *known = Some(end);
+                match &mut self.arguments {
+                    Some((first, known)) if *first == start => *known = Some(end),
+                    // Of two, neither is less true than the other.
+                    _ => return Read::Broken,
                 }
                 self.start(out);
             }
             // As OpenAI has it: the name and the arguments in an object of their own.
             "function" if text.starts_with('{') => {
+                if self.started {
+                    return Read::Broken;
+                }
                 let Ok(inner) = serde_json::from_str::<Value>(text) else { return Read::Broken };
-                let Some(name) = inner["name"].as_str() else { return Read::Broken };
+                let Some(name) = inner["name"].as_str().filter(|name| self.may_be(name)) else {
+                    return Read::Broken;
+                };
                 out.push(Part::CallStart(name.to_owned()));
-                out.push(Part::CallArguments(arguments_text(&inner["arguments"])));
-                self.started = true;
-                self.sent = usize::MAX;
+                out.push(Part::CallArguments(match &inner["arguments"] {
+                    Value::String(text) => text.clone(),
+                    Value::Null => "{}".to_owned(),
+                    other => other.to_string(),
+                }));
+                (self.started, self.told) = (true, true);
             }
             _ => {}
         }
         Read::More
+    }
+
+    fn may_be(&self, name: &str) -> bool {
+        !name.is_empty() && self.only.as_ref().is_none_or(|functions| functions.has(name))
     }
 
     /// Announces the call once its name is known and its arguments have begun.
@@ -223,7 +272,7 @@ impl CallReader {
     }
 
     fn end(&mut self, out: &mut Vec<Part>) -> Read {
-        if self.sent == usize::MAX {
+        if self.told {
             return Read::End;
         }
         let Some(name) = &self.name else { return Read::Broken };
@@ -238,8 +287,7 @@ impl CallReader {
                 if text.starts_with('{') {
                     self.flush(out);
                 } else {
-                    let value = serde_json::from_str(text).unwrap_or(Value::Null);
-                    out.push(Part::CallArguments(arguments_text(&value)));
+                    out.push(Part::CallArguments(arguments_text(text)));
                 }
             }
         }
@@ -247,11 +295,11 @@ impl CallReader {
     }
 }
 
-/// Arguments as text of JSON, whichever way a model wrote them.
-fn arguments_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "{}".to_owned(),
-        other => other.to_string(),
+/// Arguments that are no object as text of JSON, whichever way a model wrote them.
+fn arguments_text(text: &str) -> String {
+    match serde_json::from_str(text) {
+        Ok(Value::String(text)) => text,
+        Ok(Value::Null) => "{}".to_owned(),
+        _ => text.to_owned(),
     }
 }

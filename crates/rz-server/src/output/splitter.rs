@@ -1,7 +1,8 @@
 //! The whole answer: where text ends, and thoughts or calls begin.
 
 use super::call::{CallReader, Read};
-use super::{Format, ToolFormat};
+use super::xml::{self, XmlReader};
+use super::{FENCE_END, FENCES, Format, Other, ToolFormat};
 
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +20,8 @@ pub(crate) enum Part {
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
-/// Takes an answer apart while it comes. What might become a marker is held back.
+/// Takes an answer apart while it comes. What might become a marker is held back, and what turns out to be none is
+/// told as text.
 #[derive(Debug)]
 pub(crate) struct Splitter {
     format: Format,
@@ -32,24 +34,68 @@ pub(crate) struct Splitter {
     called: bool,
     /// Calls that were told or left out.
     calls: usize,
-    reader: CallReader,
+    /// The call that is read.
+    reader: Option<Reader>,
+    /// What was read since the last text or call: markers, white space and what stands between calls. It is text, if
+    /// no call follows.
+    around: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Text,
     Reasoning,
-    /// Between the markers of calls. `marked`: the opening one was really there.
+    /// Between the markers of calls.
     Calls {
-        marked: bool,
+        /// What begins them; nothing: an object that stands there as it is.
+        open: &'static str,
+        /// Whether one was read since.
+        some: bool,
     },
+}
+
+/// A call that is being read.
+#[derive(Debug)]
+enum Reader {
+    Json(CallReader),
+    Xml(XmlReader),
+}
+
+impl Reader {
+    fn push(&mut self, c: char, out: &mut Vec<Part>) -> Read {
+        match self {
+            Reader::Json(reader) => reader.push(c, out),
+            Reader::Xml(reader) => reader.push(c, out),
+        }
+    }
+
+    fn flush(&mut self, out: &mut Vec<Part>) {
+        match self {
+            Reader::Json(reader) => reader.flush(out),
+            Reader::Xml(reader) => reader.flush(out),
+        }
+    }
+
+    fn started(&self) -> bool {
+        match self {
+            Reader::Json(reader) => reader.started(),
+            Reader::Xml(reader) => reader.started(),
+        }
+    }
+
+    fn abandon(self, cut: bool, out: &mut Vec<Part>) -> String {
+        match self {
+            Reader::Json(reader) => reader.abandon(out),
+            Reader::Xml(reader) => reader.abandon(cut, out),
+        }
+    }
 }
 
 impl Splitter {
     pub(crate) fn new(format: Format) -> Self {
-        let mode = match format {
+        let mode = match &format {
             Format { thinking: true, .. } => Mode::Reasoning,
-            Format { calling: true, tools: Some(_), .. } => Mode::Calls { marked: true },
+            Format { calling: true, tools: Some(tools), .. } => Mode::Calls { open: tools.open, some: false },
             _ => Mode::Text,
         };
         Self {
@@ -59,7 +105,8 @@ impl Splitter {
             said: false,
             called: false,
             calls: 0,
-            reader: CallReader::default(),
+            reader: None,
+            around: String::new(),
         }
     }
 
@@ -86,18 +133,17 @@ impl Splitter {
         }
         self.held.push_str(text);
         while !self.held.is_empty() && self.advance(false, out) {}
-        self.reader.flush(out);
+        if let Some(reader) = &mut self.reader {
+            reader.flush(out);
+        }
         self.leave_out(out);
     }
 
     /// The answer is complete.
     pub(crate) fn finish(&mut self, out: &mut Vec<Part>) {
         while !self.held.is_empty() && self.advance(true, out) {}
-        if let Mode::Calls { marked } = self.mode
-            && !self.reader.is_empty()
-        {
-            self.reader.flush(out);
-            self.give_up(marked, out);
+        if let Mode::Calls { .. } = self.mode {
+            self.give_up(true, out);
         }
         let rest = std::mem::take(&mut self.held);
         match self.mode {
@@ -123,7 +169,8 @@ impl Splitter {
         match self.mode {
             Mode::Text => self.text(last, out),
             Mode::Reasoning => self.reasoning(last, out),
-            Mode::Calls { marked } => self.calls(marked, out),
+            Mode::Calls { .. } if self.reader.is_some() => self.call(out),
+            Mode::Calls { open, some } => self.between_calls(open, some, last, out),
         }
     }
 
@@ -132,25 +179,35 @@ impl Splitter {
         let untouched = !self.said && !self.called;
         if untouched && tools.is_some_and(ToolFormat::is_bare) && self.held.trim_start().starts_with('{') {
             self.held.drain(..self.held.len() - self.held.trim_start().len());
-            self.mode = Mode::Calls { marked: false };
+            self.mode = Mode::Calls { open: "", some: false };
             return true;
         }
         // Thoughts come first or not at all.
         let think = self.format.reasoning && untouched;
         let markers =
-            [think.then_some(OPEN), tools.map(|format| format.open).filter(|open| !open.is_empty())];
-        let markers = markers.into_iter().flatten();
+            think.then_some(OPEN).into_iter().chain(tools.into_iter().flat_map(ToolFormat::openers));
         let found = markers.clone().filter_map(|marker| Some((self.held.find(marker)?, marker)));
         let found = found.filter(|(at, marker)| *marker != OPEN || self.held[..*at].trim().is_empty());
         if let Some((at, marker)) = found.min_by_key(|(at, _)| *at) {
             let before: String = self.held.drain(..at).collect();
-            self.held.drain(..marker.len());
-            let before = before.trim_end();
-            self.said |= !before.trim().is_empty();
-            if self.said {
-                tell(before.to_owned(), out);
+            let text = before.trim_end();
+            if marker == OPEN {
+                self.held.drain(..marker.len());
+                self.mode = Mode::Reasoning;
+                return true;
             }
-            self.mode = if marker == OPEN { Mode::Reasoning } else { Mode::Calls { marked: true } };
+            // White space before a call is nothing that anybody said; before text, it is.
+            self.around = before[text.len()..].to_owned();
+            let text = if untouched { text.trim_start() } else { text };
+            if text.is_empty() && untouched {
+                self.around.clear();
+            }
+            self.said |= !text.is_empty();
+            tell(text.to_owned(), out);
+            if marker != xml::OPEN {
+                self.around.extend(self.held.drain(..marker.len()));
+            }
+            self.mode = Mode::Calls { open: marker, some: false };
             return true;
         }
         if last {
@@ -201,86 +258,153 @@ impl Splitter {
         false
     }
 
-    fn calls(&mut self, marked: bool, out: &mut Vec<Part>) -> bool {
+    /// What stands where a call may begin: one, a marker, what separates calls, or text.
+    fn between_calls(&mut self, open: &'static str, some: bool, last: bool, out: &mut Vec<Part>) -> bool {
         let Some(format) = self.format.tools else { return false };
-        if self.reader.is_empty() {
-            let rest = self.held.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ',' | ';'));
-            self.held.drain(..self.held.len() - rest.len());
-            if format.array && (self.held.starts_with('[') || self.held.starts_with(']')) {
-                self.held.remove(0);
-                return true;
-            }
-            if self.held.is_empty() {
-                return false;
-            }
-            if !self.held.starts_with('{') {
-                return self.after_calls(format, out);
-            }
+        let fenced = FENCES.contains(&open);
+        let rest = self.held.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ',' | ';'));
+        let skipped = self.held.len() - rest.len();
+        self.around.extend(self.held.drain(..skipped));
+        if self.held.is_empty() {
+            return false;
         }
-        let text = std::mem::take(&mut self.held);
-        for (at, c) in text.char_indices() {
-            match self.reader.push(c, out) {
-                Read::More => {
-                    self.called |= self.reader.started();
-                    continue;
-                }
-                Read::End => {
-                    self.called = true;
-                    self.reader = CallReader::default();
-                }
-                Read::Broken => {
-                    // What was already told as a call stays one; the rest is text.
-                    self.held = text[at + c.len_utf8()..].to_owned();
-                    self.reader.flush(out);
-                    self.give_up(marked, out);
+        let (close, markers) = match fenced {
+            true => (FENCE_END, [FENCE_END, FENCE_END]),
+            false => (format.close, [format.open, format.close]),
+        };
+        let mut markers = markers.into_iter().filter(|marker| !marker.is_empty());
+        if let Some(marker) = markers.clone().find(|marker| self.held.starts_with(marker)) {
+            if some && marker != close {
+                self.around.clear();
+            }
+            self.around.extend(self.held.drain(..marker.len()));
+            if marker == close {
+                self.end_calls(some, out);
+            } else {
+                self.mode = Mode::Calls { open: marker, some: false };
+            }
+            return true;
+        }
+        // Between these markers, either form may stand.
+        let xml = format.open == ToolFormat::GENERIC.open && !fenced;
+        let mut may_follow = markers.by_ref().chain(xml.then_some(xml::OPEN));
+        if !last && may_follow.any(|marker| marker.starts_with(&self.held)) {
+            return false;
+        }
+        if self.held.starts_with(['[', ']']) {
+            self.around.push(self.held.remove(0));
+            return true;
+        }
+        // Without a marker of its own, only what is known is a call.
+        let marked = !fenced && !open.is_empty() && open != xml::OPEN;
+        let functions = self.format.functions.clone();
+        if self.held.starts_with('{') {
+            self.reader = Some(Reader::Json(CallReader::new(functions.filter(|_| !marked))));
+            return true;
+        }
+        if self.held.starts_with(xml::OPEN) && xml {
+            let known_only = !marked && functions.is_some();
+            self.reader = Some(Reader::Xml(XmlReader::new(functions.unwrap_or_default(), known_only)));
+            return true;
+        }
+        if format.other == Other::Named {
+            match named(&self.held) {
+                Named::Yes(name, len) => {
+                    let reader = CallReader::named(name);
+                    self.around.extend(self.held.drain(..len));
+                    self.reader = Some(Reader::Json(reader));
                     return true;
                 }
+                Named::Maybe if !last => return false,
+                _ => {}
+            }
+        }
+        self.end_calls(some, out);
+        true
+    }
+
+    /// Reads on in a call.
+    fn call(&mut self, out: &mut Vec<Part>) -> bool {
+        let text = std::mem::take(&mut self.held);
+        for (at, c) in text.char_indices() {
+            let Some(reader) = &mut self.reader else { break };
+            let read = reader.push(c, out);
+            if reader.started() {
+                self.called = true;
+                self.around.clear();
+            }
+            if read == Read::More {
+                continue;
             }
             self.held = text[at + c.len_utf8()..].to_owned();
+            match (read, self.mode) {
+                (Read::End, Mode::Calls { open, .. }) => {
+                    self.reader = None;
+                    self.mode = Mode::Calls { open, some: true };
+                }
+                _ => self.give_up(false, out),
+            }
             return true;
         }
         false
     }
 
-    /// What comes where no call begins: the closing marker, another opening one, or text.
-    fn after_calls(&mut self, format: ToolFormat, out: &mut Vec<Part>) -> bool {
-        let mut markers = format.markers();
-        if let Some(marker) = markers.clone().find(|marker| self.held.starts_with(marker)) {
-            self.held.drain(..marker.len());
-            self.mode = if marker == format.close { Mode::Text } else { Mode::Calls { marked: true } };
-            return true;
-        }
-        if markers.any(|marker| partial(&self.held, marker) == self.held.len()) {
-            return false;
-        }
-        // No call came after the marker, or something after the calls that is none.
-        if !self.called {
-            tell(format.open.to_owned(), out);
-        }
-        self.plain();
-        true
-    }
-
-    /// Gives back as text what turned out not to be a call.
-    fn give_up(&mut self, marked: bool, out: &mut Vec<Part>) {
-        let started = self.reader.started();
-        let raw = self.reader.take_raw();
-        self.reader = CallReader::default();
-        if !started {
-            if let Some(format) = self.format.tools.filter(|_| marked && !self.format.calling) {
-                tell(format.open.to_owned(), out);
-            }
+    /// No call follows. What stood around calls was no text; without any, it is.
+    fn end_calls(&mut self, some: bool, out: &mut Vec<Part>) {
+        let around = std::mem::take(&mut self.around);
+        if !some && !around.is_empty() {
             self.said = true;
-            tell(raw, out);
+            tell(around, out);
         }
-        self.plain();
+        self.mode = Mode::Text;
     }
 
-    /// From here on everything is text.
-    fn plain(&mut self) {
-        self.mode = Mode::Text;
-        self.format.tools = None;
-        self.format.reasoning = false;
+    /// Gives back as text what turned out not to be a call. What was told as one stays one.
+    fn give_up(&mut self, cut: bool, out: &mut Vec<Part>) {
+        let Mode::Calls { some, .. } = self.mode else { return };
+        let Some(reader) = self.reader.take() else { return self.end_calls(some, out) };
+        let started = reader.started();
+        // What separated it from the call before goes with it.
+        self.end_calls(started, out);
+        let rest = reader.abandon(cut, out);
+        self.said |= !rest.is_empty();
+        tell(rest, out);
+    }
+}
+
+/// Whether a text begins with a name and `[ARGS]`, before the object of arguments.
+enum Named<'a> {
+    No,
+    Maybe,
+    /// The name, and how many bytes come before the object.
+    Yes(&'a str, usize),
+}
+
+fn named(text: &str) -> Named<'_> {
+    const LONGEST: usize = 128;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
+    let after_name = text.trim_start_matches(is_name);
+    let name = &text[..text.len() - after_name.len()];
+    if name.is_empty() || name.len() > LONGEST {
+        return Named::No;
+    }
+    let mut rest = after_name;
+    if let Some(id) = rest.strip_prefix("[CALL_ID]") {
+        rest = id.trim_start_matches(is_name);
+        if id.len() - rest.len() > LONGEST {
+            return Named::No;
+        }
+    }
+    if "[CALL_ID]".starts_with(rest) || "[ARGS]".starts_with(rest) {
+        // Also when nothing follows yet.
+        return Named::Maybe;
+    }
+    let Some(rest) = rest.strip_prefix("[ARGS]") else { return Named::No };
+    let object = rest.trim_start();
+    match object.chars().next() {
+        Some('{') => Named::Yes(name, text.len() - object.len()),
+        Some(_) => Named::No,
+        None => Named::Maybe,
     }
 }
 
@@ -297,31 +421,41 @@ fn think(text: String, out: &mut Vec<Part>) {
 }
 
 /// The length of the longest end of `text` that the marker begins with.
-fn partial(text: &str, marker: &str) -> usize {
+pub(super) fn partial(text: &str, marker: &str) -> usize {
     let longest = marker.len().min(text.len());
     (1..=longest).rev().find(|len| text.as_bytes().ends_with(&marker.as_bytes()[..*len])).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::super::Functions;
     use super::*;
 
     const TOOLS: Format = Format {
         reasoning: true,
         thinking: false,
         tools: Some(ToolFormat::GENERIC),
+        functions: None,
         calling: false,
         one_call: false,
     };
 
     /// The parts of an answer that comes in pieces of `size` characters, neighbours of a kind joined.
     fn split(format: Format, answer: &str, size: usize) -> Vec<Part> {
+        let chars: Vec<char> = answer.chars().collect();
+        split_as(format, chars.chunks(size).map(|piece| piece.iter().collect()))
+    }
+
+    fn split_as(format: Format, pieces: impl IntoIterator<Item = String>) -> Vec<Part> {
         let mut splitter = Splitter::new(format);
         let mut out = Vec::new();
-        let chars: Vec<char> = answer.chars().collect();
-        for piece in chars.chunks(size) {
+        for piece in pieces {
             let mut parts = Vec::new();
-            splitter.push(&piece.iter().collect::<String>(), &mut parts);
+            splitter.push(&piece, &mut parts);
             out.extend(parts);
         }
         let mut parts = Vec::new();
@@ -350,7 +484,7 @@ mod tests {
     /// The parts are the same however the answer is cut.
     fn check(format: Format, answer: &str, expected: &[Part]) {
         for size in 1..=answer.chars().count().max(1) {
-            assert_eq!(split(format, answer, size), expected, "{answer:?} in pieces of {size}");
+            assert_eq!(split(format.clone(), answer, size), expected, "{answer:?} in pieces of {size}");
         }
     }
 
@@ -368,7 +502,7 @@ mod tests {
         check(TOOLS, "No <think>x</think>", &[text("No <think>x</think>")]);
         check(TOOLS, "<think>\n\n</think>\n\nYes.", &[text("Yes.")]);
         let begun = Format { thinking: true, ..TOOLS };
-        check(begun, "So.\n</think>Yes </think>", &[thoughts("So."), text("Yes </think>")]);
+        check(begun.clone(), "So.\n</think>Yes </think>", &[thoughts("So."), text("Yes </think>")]);
         check(begun, "never ends </thin", &[thoughts("never ends </thin")]);
     }
 
@@ -420,6 +554,9 @@ mod tests {
     #[test]
     fn what_is_no_call_is_text() {
         for answer in [
+            "<tool_call>",
+            "a  <tool_call> \n",
+            "<tool_call>[[, {\"a\"",
             "<tool_call>\nnothing</tool_call>",
             "<tool_call>{\"nam\": 1}</tool_call>",
             "<tool_call>{\"name\": 1}</tool_call>",
@@ -434,8 +571,7 @@ mod tests {
                     other => panic!("{answer}: {other:?}"),
                 })
                 .collect();
-            let squeezed = |text: &str| text.split_whitespace().collect::<String>();
-            assert_eq!(squeezed(&told), squeezed(answer));
+            assert_eq!(told, answer);
         }
         let bare = Format { tools: Some(ToolFormat::of_template("<|python_tag|>")), ..Format::default() };
         check(bare, "{\"city\": \"Paris\"} is it", &[text("{\"city\": \"Paris\"} is it")]);
@@ -451,7 +587,206 @@ mod tests {
     #[test]
     fn a_call_that_the_prompt_began_is_read() {
         let begun = Format { calling: true, ..TOOLS };
-        check(begun, "{\"name\": \"f\", \"arguments\": {}}", &call("f", "{}"));
+        check(begun.clone(), "{\"name\": \"f\", \"arguments\": {}}", &call("f", "{}"));
         check(begun, "\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", &call("f", "{}"));
+    }
+
+    fn functions() -> Arc<Functions> {
+        let parameters = json!({ "properties": {
+            "text": { "type": "string" }, "count": { "type": "integer" }, "any": {}, "unit": { "enum": ["C", "F"] },
+        } });
+        Arc::new(Functions::new(["f", "g"].map(|name| (name.to_owned(), parameters.clone()))))
+    }
+
+    fn with(format: ToolFormat) -> Format {
+        Format { tools: Some(format), functions: Some(functions()), ..Format::default() }
+    }
+
+    #[test]
+    fn calls_in_the_way_of_qwen3_coder() {
+        let format = with(ToolFormat::of_template("<tool_call>\n<function=example>"));
+        let one = "<tool_call>\n<function=f>\n<parameter=text>\nif a < b:\n  \"</p>\"\n\n</parameter>\n\
+                   <parameter=count>\n12\n</parameter>\n<parameter=any>\n{\"x\": [1]}\n</parameter>\n\
+                   <parameter=unit>\nC\n</parameter>\n</function>\n</tool_call>";
+        let first = call(
+            "f",
+            "{\"text\": \"if a < b:\\n  \\\"</p>\\\"\\n\", \"count\": 12, \"any\": {\"x\": [1]}, \"unit\": \"C\"}",
+        );
+        check(format.clone(), one, &first);
+        let two = format!("Let me see.\n{one}\n<tool_call>\n<function=g>\n</function>\n</tool_call>");
+        check(format.clone(), &two, &[&[text("Let me see.")], &first[..], &call("g", "{}")].concat());
+        // Without markers; texts that look like something else; something else that is none.
+        let bare = "<function=g>\n<parameter=text>12</parameter>\n<parameter=count>many\nof them</parameter></function>";
+        check(format.clone(), bare, &call("g", "{\"text\": \"12\", \"count\": \"many\\nof them\"}"));
+        // JSON between the markers is a call, too.
+        check(format.clone(), "<tool_call>{\"name\": \"h\"}</tool_call>", &call("h", "{}"));
+        for none in [
+            "<function=h></function>",
+            "<function=",
+            "<function=f",
+            "<function=<f>",
+            "<function>",
+            "<tool_call>\n<function=>",
+        ] {
+            check(format.clone(), none, &[text(none)]);
+        }
+        check(
+            format.clone(),
+            "<function=f> and so on",
+            &[&call("f", "{}")[..], &[text(" and so on")]].concat(),
+        );
+        check(
+            format.clone(),
+            "<function=f><parameter=text>lo\n</para",
+            &call("f", "{\"text\": \"lo\\n</para"),
+        );
+        check(format, "<function=f><parameter=count>1", &call("f", "{\"count\": \"1"));
+    }
+
+    #[test]
+    fn names_before_arguments_as_newer_models_of_mistral_write_them() {
+        let format = with(ToolFormat::of_template("[TOOL_CALLS]"));
+        let two = "Sure. [TOOL_CALLS]f[ARGS]{\"a\": {\"b\": \"}\"}}[TOOL_CALLS]g[CALL_ID]a1b2[ARGS] {}";
+        let calls = [call("f", "{\"a\": {\"b\": \"}\"}}"), call("g", "{}")].concat();
+        check(format.clone(), two, &[&[text("Sure.")], &calls[..]].concat());
+        for none in [
+            "[TOOL_CALLS]",
+            "[TOOL_CALLS]f",
+            "[TOOL_CALLS] f[ARGS]x",
+            "[TOOL_CALLS]the rest [ARGS]{}",
+            "[TOOL_CALLS][",
+        ] {
+            check(format.clone(), none, &[text(none)]);
+        }
+        check(format, "[TOOL_CALLS]f[ARGS]{\"a\": 1", &call("f", "{\"a\": 1"));
+    }
+
+    #[test]
+    fn blocks_of_code_that_call_what_is_known() {
+        let format = with(ToolFormat::of_template("{{ messages }}"));
+        let fenced = "I look.\n```json\n{\"name\": \"f\", \"parameters\": {\"a\": 1}}\n```\nSo.";
+        let expected = [&[text("I look.")], &call("f", "{\"a\": 1}")[..], &[text("\nSo.")]].concat();
+        check(format.clone(), fenced, &expected);
+        let list = "```tool_code\n[{\"name\": \"f\"}, {\"name\": \"g\"}]\n```";
+        check(format.clone(), list, &[call("f", "{}"), call("g", "{}")].concat());
+        for none in [
+            "So:\n```json\n{\"name\": \"Ann\", \"parameters\": {}}\n```\n",
+            "```json\n[1, 2]\n``` and ```json\n{\"a\": 1}```",
+            "```js\nf()\n```",
+            "```json",
+        ] {
+            check(format.clone(), none, &[text(none)]);
+        }
+    }
+
+    #[test]
+    fn an_object_that_calls_nothing_known_is_an_answer() {
+        let format = with(ToolFormat::of_template("<|python_tag|>"));
+        let answer = "{\"name\": \"Ann\", \"parameters\": {\"a\": 1}}";
+        check(format.clone(), answer, &[text(answer)]);
+        let marked = format!("<|python_tag|>{answer}");
+        check(format, &marked, &call("Ann", "{\"a\": 1}"));
+    }
+
+    #[test]
+    fn what_breaks_within_a_call_is_told() {
+        let told = |answer: &str, parts: &[Part]| check(with(ToolFormat::GENERIC), answer, parts);
+        let f = "<tool_call>{\"name\": \"f\", \"arguments\": ";
+        told(&format!("{f}\"{{\\\"a\\\": 1"), &call("f", "\"{\\\"a\\\": 1"));
+        told(&format!("{f}nonsense}}</tool_call>"), &call("f", "nonsense"));
+        told(&format!("{f}{{}} and text"), &[&call("f", "{}")[..], &[text(" and text")]].concat());
+        told(
+            &format!("{f}{{}}, \"arguments\": {{\"b\": 2}}}}"),
+            &[&call("f", "{}")[..], &[text(", \"arguments\": {\"b\": 2}}")]].concat(),
+        );
+        // After one that was none, another is read.
+        let after = format!("<tool_call>oh</tool_call>\n{f}{{}}}}</tool_call>");
+        told(&after, &[&[text("<tool_call>oh</tool_call>")], &call("f", "{}")[..]].concat());
+    }
+
+    const TEMPLATES: &[&str] = &[
+        "<function=",
+        "<tool_call>",
+        "[TOOL_CALLS]",
+        "<|tool_call|>",
+        "<|python_tag|>",
+        "\"parameters\"",
+        "",
+    ];
+
+    /// Pieces of answers: what calls are made of, in any order, and words that must never be lost.
+    const PIECES: &[&str] = &[
+        "<tool_call>",
+        "</tool_call>",
+        "[TOOL_CALLS]",
+        "<|tool_call|>",
+        "<|/tool_call|>",
+        "<|python_tag|>",
+        "<|eom_id|>",
+        "```json",
+        "```tool_code",
+        "```",
+        "<function=f>",
+        "<function=",
+        "</function>",
+        "<parameter=text>",
+        "<parameter=count>",
+        "</parameter>",
+        "f[ARGS]",
+        "[ARGS]",
+        "{\"name\": \"f\", \"arguments\": {\"a\": \"",
+        "{\"name\": \"g\", \"parameters\": {}}",
+        "{\"name\": \"f\"",
+        ", \"arguments\": ",
+        "\"}}",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        ",",
+        ";",
+        " ",
+        "\n",
+        "<think>",
+        "</think>",
+        "WORD1",
+        "WORD2",
+        "é",
+        "\\",
+        "<",
+    ];
+
+    proptest::proptest! {
+        #[test]
+        fn any_cut_of_any_answer_gives_the_same_and_loses_nothing(
+            template in 0..TEMPLATES.len(),
+            pieces in proptest::collection::vec(0..PIECES.len(), 0..24),
+            cuts in proptest::collection::vec(1..9usize, 1..40),
+            reasoning: bool,
+        ) {
+            let format = Format { reasoning, ..with(ToolFormat::of_template(TEMPLATES[template])) };
+            let answer: String = pieces.iter().map(|piece| PIECES[*piece]).collect();
+            let whole = split_as(format.clone(), [answer.clone()]);
+            let mut chars = answer.chars().peekable();
+            let mut sizes = cuts.iter().cycle();
+            let mut cut = Vec::new();
+            while chars.peek().is_some() {
+                let size = *sizes.next().unwrap();
+                cut.push(chars.by_ref().take(size).collect::<String>());
+            }
+            proptest::prop_assert_eq!(&split_as(format, cut), &whole, "{:?}", answer);
+            let told: String = whole.iter().map(|part| match part {
+                Part::Text(text) | Part::Reasoning(text) | Part::CallArguments(text) => text.as_str(),
+                Part::CallStart(_) => "",
+            }).collect();
+            for word in ["WORD1", "WORD2", "é"] {
+                proptest::prop_assert_eq!(told.matches(word).count(), answer.matches(word).count(), "{:?} {:?}", answer, whole);
+            }
+            let is_text = whole.iter().all(|part| matches!(part, Part::Text(_)));
+            if is_text && !reasoning {
+                proptest::prop_assert_eq!(told.trim(), answer.trim());
+            }
+        }
     }
 }

@@ -34,15 +34,12 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/apply-template", post(apply_template))
         .route("/embedding", post(embedding))
         .route("/embeddings", post(embedding))
-        .route("/props", get(props))
-        .route("/slots", get(slots));
+        .route("/props", get(props));
     for path in ["/infill", "/rerank", "/reranking", "/v1/rerank", "/v1/reranking"] {
         router = router.route(path, post(move || async move { not_here(path) }));
     }
     let adapters = || async { not_here("/lora-adapters") };
-    router
-        .route("/lora-adapters", get(adapters).post(adapters))
-        .route("/slots/{id}", post(|| async { not_here("saving and restoring slots") }))
+    router.route("/lora-adapters", get(adapters).post(adapters))
 }
 
 async fn completion(
@@ -138,8 +135,6 @@ fn take_sampling(app: &App, fields: &mut Fields) -> Result<(Sampling, bool), Api
         sampling.logprobs.get_or_insert(0);
     }
     sampling.take_extensions(fields)?;
-    // A slot is chosen by what is in the cache; any number means any slot.
-    fields.only("id_slot", &[(-1).into()])?;
     fields.only("n_keep", &[0.into()])?;
     fields.only("post_sampling_probs", &[false.into()])?;
     fields.only("t_max_predict_ms", &[0.into()])?;
@@ -199,12 +194,13 @@ impl Writer {
         let (prompt_ms, prompt_each, prompt_rate) = rate(computed, usage.prefill);
         let (decode_ms, decode_each, decode_rate) = rate(usage.completion_tokens, usage.decode);
         let Some(map) = body.as_object_mut() else { return };
-        let rest: [(&str, Value); 10] = [
+        let rest: [(&str, Value); 11] = [
             ("model", self.model.as_str().into()),
             ("prompt", tokenizer.decode(prompt).into()),
             ("tokens_predicted", usage.completion_tokens.into()),
             ("tokens_evaluated", usage.prompt_tokens.into()),
             ("tokens_cached", usage.cached_tokens.into()),
+            ("id_slot", end.slot.into()),
             ("truncated", false.into()),
             ("stop", true.into()),
             ("stop_type", kind.into()),
@@ -353,8 +349,8 @@ async fn embedding(
 
 /// A model named in the query.
 #[derive(Debug, Deserialize)]
-struct OfModel {
-    model: Option<String>,
+pub(super) struct OfModel {
+    pub(super) model: Option<String>,
 }
 
 async fn props(State(app): State<Arc<App>>, Query(of): Query<OfModel>) -> Result<Json<Value>, ApiError> {
@@ -369,7 +365,7 @@ async fn props(State(app): State<Arc<App>>, Query(of): Query<OfModel>) -> Result
     }
     Ok(Json(json!({
         "default_generation_settings": { "n_ctx": info.context, "params": params },
-        "total_slots": app.config.max_requests,
+        "total_slots": info.parallel,
         "model_alias": lease.name(),
         "model_path": lease.name(),
         "modalities": { "vision": false, "audio": false },
@@ -378,15 +374,4 @@ async fn props(State(app): State<Arc<App>>, Query(of): Query<OfModel>) -> Result
         "eos_token": token(tokenizer.eos()),
         "build_info": concat!("rz-", env!("CARGO_PKG_VERSION")),
     })))
-}
-
-/// What is being worked on. There are as many slots as there is work.
-async fn slots(State(app): State<Arc<App>>, Query(of): Query<OfModel>) -> Result<Json<Value>, ApiError> {
-    let name = app.model_name(of.model.as_deref())?;
-    let Some(backend) = app.registry.peek(&name) else { return Ok(Json(json!([]))) };
-    let context = backend.info().context;
-    let running = backend.stats().running;
-    let slots = (0..running.max(1))
-        .map(|id| json!({ "id": id, "n_ctx": context, "speculative": false, "is_processing": id < running }));
-    Ok(Json(slots.collect()))
 }

@@ -12,6 +12,7 @@ mod openapi;
 mod operations;
 mod page;
 mod responses;
+mod slots;
 mod wire;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(openapi::routes())
         .merge(operations::routes())
         .merge(responses::routes())
+        .merge(slots::routes())
         .merge(page::routes(&app))
         .fallback(|| async { ApiError::not_found("there is nothing at this path") })
         // Bodies are bounded where they are read.

@@ -19,7 +19,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    let models: Vec<_> = app.registry.models().map(|(served, state)| entry(&app, served, &state)).collect();
+    let models: Vec<_> = app.registry.models().map(|(served, state)| entry(&app, &served, &state)).collect();
     Json(json!({ "object": "list", "data": models }))
 }
 
@@ -27,7 +27,7 @@ async fn one(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Js
     let found = app.registry.find(&name).ok_or_else(|| ApiError::no_such_model(&name))?;
     let state = app.registry.models().find(|(served, _)| served.name == found.name);
     let (served, state) = state.ok_or_else(|| ApiError::no_such_model(&name))?;
-    Ok(Json(entry(&app, served, &state)))
+    Ok(Json(entry(&app, &served, &state)))
 }
 
 /// A model, with what routers want to know of it.

@@ -45,10 +45,14 @@ async fn tags(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     }
     if let Some(library) = app.library.clone() {
         let kept = off_thread(move || library.list().map_err(problem)).await?;
-        let known = |name: &str| app.registry.find(name).is_some();
-        models.extend(
-            kept.iter().filter(|kept| !known(&kept.name)).map(|kept| entry(&kept.name, None, kept.bytes)),
-        );
+        for kept in kept {
+            match models.iter_mut().find(|model| model["name"] == kept.name) {
+                // One that is not loaded has said nothing about itself.
+                Some(model) if model["size"] == 0 => model["size"] = kept.bytes.into(),
+                Some(_) => {}
+                None => models.push(entry(&kept.name, None, kept.bytes)),
+            }
+        }
     }
     Ok(Json(json!({ "models": models })))
 }
@@ -142,10 +146,13 @@ async fn pull(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -> Re
     fields.only("insecure", &[false.into()])?;
     fields.finish()?;
     let library = managed(&app)?;
+    let place = app.place()?;
     let (sender, mut progress) = mpsc::unbounded_channel::<FetchProgress>();
+    let serving = app.clone();
     let fetching = tokio::task::spawn_blocking(move || {
+        let _place = place;
         let mut last = None;
-        library.fetch(&name, &mut |now| {
+        let kept = library.fetch(&name, &mut |now| {
             // One report for each step forward is enough.
             if last.as_ref() != Some(&now) {
                 last = Some(now.clone());
@@ -155,7 +162,9 @@ async fn pull(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -> Re
                 }
             }
             ControlFlow::Continue(())
-        })
+        })?;
+        serving.serve_as(&kept, &name);
+        Ok(())
     });
     if !streams {
         while progress.recv().await.is_some() {}
@@ -193,12 +202,23 @@ async fn remove(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -> 
     let name = take_name(&mut fields)?;
     fields.finish()?;
     let library = managed(&app)?;
-    if app.registry.find(&name).is_some() {
-        let message =
-            format!("the model '{name}' is being served: it can be deleted when the server has ended");
-        return Err(ApiError::bad_request(message));
-    }
-    off_thread(move || library.remove(&name).map_err(problem)).await?;
+    off_thread(move || {
+        let served = app.registry.find(&name);
+        let reference = served.as_ref().map_or(&name, |served| &served.reference);
+        let removed = library.remove(reference).map_err(|error| match (error, &served) {
+            (LibraryError::Unknown(_), Some(_)) => ApiError::bad_request(format!(
+                "the model '{name}' is served from where no client may delete it"
+            )),
+            (error, _) => problem(error),
+        });
+        removed?;
+        // Whoever uses it has it in memory.
+        if let Some(served) = served {
+            app.registry.remove(&served.name);
+        }
+        Ok(())
+    })
+    .await?;
     Ok(Json(json!({ "status": "success" })).into_response())
 }
 

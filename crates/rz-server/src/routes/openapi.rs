@@ -126,7 +126,14 @@ const OPERATIONS: &[Operation] = {
         ),
         operation("post", "/embeddings", "The same", "LlamaEmbedding", Json),
         operation("get", "/props", "Settings of the server", "", Json),
-        operation("get", "/slots", "What is being worked on", "", Json),
+        operation("get", "/slots", "The places that requests have", "", Json),
+        operation(
+            "post",
+            "/slots/{id}",
+            "Save, restore or erase one, where that is allowed",
+            "LlamaSlot",
+            Json,
+        ),
         operation("get", "/health", "Whether the server can answer", "", Json),
         operation("get", "/v1/health", "The same", "", Json),
         operation("get", "/ready", "The same", "", Json),
@@ -216,8 +223,15 @@ impl Operation {
         if !parameters.is_empty() {
             operation["parameters"] = parameters.into();
         }
+        let query = |name, required, schema: Value| json!({ "name": name, "in": "query", "required": required, "schema": schema });
+        let of_model = query("model", false, json!({ "type": "string" }));
         if matches!(self.path, "/props" | "/slots") {
-            operation["parameters"] = json!([{ "name": "model", "in": "query", "required": false, "schema": { "type": "string" } }]);
+            operation["parameters"] = json!([of_model]);
+        }
+        if self.path == "/slots/{id}" {
+            let action = query("action", true, json!({ "enum": ["save", "restore", "erase"] }));
+            let id = json!({ "name": "id", "in": "path", "required": true, "schema": { "type": "integer", "minimum": 0 } });
+            operation["parameters"] = json!([id, action, of_model]);
         }
         operation
     }

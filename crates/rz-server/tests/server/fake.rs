@@ -1,5 +1,6 @@
 //! A model that follows a script, a server over it, and ways to ask it.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use rz_server::{
     App, Backend, Config, Event, EventSink, Events, Finish, Generate, Job, Loader, ModelInfo, Refusal,
-    Registry, Served, Stats, Task, TokenScore, Usage, router,
+    Registry, Served, SlotProblem, Stats, Task, TokenScore, Usage, router,
 };
 use rz_tokenizer::{ChatTemplate, Tokenizer};
 use serde_json::Value;
@@ -66,6 +67,7 @@ impl Fake {
             vocabulary: 600,
             embedding: 4,
             layers: 2,
+            parallel: 4,
             parameters: 135_000_000,
             file_bytes: 1000,
             memory: 1000,
@@ -172,6 +174,22 @@ impl Backend for Fake {
     fn stats(&self) -> Stats {
         *self.stats.lock().unwrap()
     }
+
+    // What is kept is the text; a file holds it in words.
+    fn save_slot(&self, text: &[u32], path: &Path) -> Result<usize, SlotProblem> {
+        if text.is_empty() {
+            return Err(SlotProblem::Unusable("nothing is kept".into()));
+        }
+        let words: Vec<_> = text.iter().map(u32::to_string).collect();
+        std::fs::write(path, words.join(" ")).map_err(|error| SlotProblem::Failed(error.to_string()))?;
+        Ok(text.len())
+    }
+
+    fn restore_slot(&self, path: &Path) -> Result<Vec<u32>, SlotProblem> {
+        let words = std::fs::read_to_string(path).map_err(|_| SlotProblem::Missing)?;
+        let ids: Result<_, _> = words.split(' ').map(str::parse).collect();
+        ids.map_err(|_| SlotProblem::Unusable("it is damaged".into()))
+    }
 }
 
 /// Gives out one model, or fails.
@@ -254,6 +272,12 @@ impl Server {
         let bytes = to_bytes(body, 64 << 20).await.unwrap();
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         Answer { status: head.status, headers: head.headers, text }
+    }
+
+    /// The beginning of an answer that streams; it ends when that is dropped.
+    pub async fn stream(&self, path: &str, body: &Value) -> axum::response::Response {
+        let request = Request::builder().method(Method::POST).uri(path).body(Body::from(body.to_string()));
+        self.routes.clone().oneshot(request.unwrap()).await.unwrap()
     }
 
     pub async fn get(&self, path: &str) -> Answer {

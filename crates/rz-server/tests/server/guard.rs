@@ -91,6 +91,18 @@ async fn keys_let_in() {
 }
 
 #[tokio::test]
+async fn metrics_are_open_where_they_are_meant_to_be() {
+    for (open, status) in [(false, 401), (true, 200)] {
+        let server = with_config(|config| {
+            config.keys.add("a-good-key");
+            config.open_metrics = open;
+        });
+        assert_eq!(server.get("/metrics").await.status, status);
+        assert_eq!(server.get("/v1/models").await.status, 401);
+    }
+}
+
+#[tokio::test]
 async fn only_known_names_of_the_server_are_answered() {
     let server =
         with_config(|config| config.hosts = vec!["localhost".into(), "127.0.0.1".into(), "[::1]".into()]);

@@ -128,6 +128,179 @@ async fn what_others_have_tried_is_refused() {
     assert_eq!(server.model.jobs.lock().unwrap().len(), before);
 }
 
+/// An error as OpenAI's clients read it, or as those of the other families do.
+fn is_error_object(path: &str, answer: &crate::fake::Answer) -> bool {
+    let body = answer.json();
+    let message = match path.starts_with("/api/") {
+        true => &body["error"],
+        false => &body["error"]["message"],
+    };
+    message.as_str().is_some_and(|text| !text.is_empty() && text.len() < 1000 && !text.contains('\n'))
+}
+
+/// Whether a schema allows a value, as far as its own type says; nothing when that is not said.
+fn allows(schema: &Value, value: &Value) -> Option<bool> {
+    let name = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let is = |kind: &Value| kind == name || (kind == "number" && name == "integer");
+    match &schema["type"] {
+        Value::Null => None,
+        Value::Array(kinds) => Some(kinds.iter().any(is)),
+        kind => Some(is(kind)),
+    }
+}
+
+#[tokio::test]
+async fn every_parameter_of_every_route_withstands_every_kind_of_value() {
+    let server = server(&["x"]);
+    let document = server.get("/openapi.json").await.json();
+    let values = [
+        json!(true),
+        json!(-1),
+        json!(-1.5),
+        json!(1e308),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!("\u{0}\u{202e}\u{ffff}"),
+        json!("NaN"),
+        json!([]),
+        json!([[[null]]]),
+        json!({ "$": 1 }),
+    ];
+    let mut refused = 0;
+    for (path, good) in good() {
+        let pointer = format!(
+            "/paths/{}/post/requestBody/content/application~1json/schema/$ref",
+            path.replace('/', "~1")
+        );
+        let reference =
+            document.pointer(&pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("{path}"));
+        let schema = document.pointer(reference.trim_start_matches('#')).unwrap();
+        for (name, schema) in schema["properties"].as_object().unwrap() {
+            for value in &values {
+                let mut body = good.clone();
+                body[name] = value.clone();
+                let answer = server.post(path, &body).await;
+                let status = answer.status.as_u16();
+                assert!(
+                    status == 200 || (400..500).contains(&status),
+                    "{path} {name} {value}: {}",
+                    answer.text
+                );
+                assert!(
+                    status == 200 || is_error_object(path, &answer),
+                    "{path} {name} {value}: {}",
+                    answer.text
+                );
+                if allows(schema, value) == Some(false) {
+                    assert_eq!(status, 400, "{path} {name} {value}: {}", answer.text);
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 500, "{refused}");
+}
+
+#[tokio::test]
+async fn what_asks_for_nothing_is_refused() {
+    let server = server(&["x"]);
+    for (path, body) in [
+        ("/v1/chat/completions", json!({ "messages": [] })),
+        ("/v1/chat/completions", json!({})),
+        ("/v1/completions", json!({ "prompt": "" })),
+        ("/v1/completions", json!({ "prompt": [] })),
+        ("/v1/completions", json!({ "prompt": [""] })),
+        ("/v1/completions", json!({ "prompt": [[]] })),
+        ("/v1/completions", json!({})),
+        ("/v1/embeddings", json!({ "input": "" })),
+        ("/v1/embeddings", json!({ "input": [] })),
+        ("/v1/embeddings", json!({ "input": [""] })),
+        ("/v1/responses", json!({ "input": [] })),
+        ("/v1/responses", json!({ "input": "" })),
+        ("/v1/messages", json!({ "model": "tiny", "max_tokens": 5, "messages": [] })),
+        ("/api/embed", json!({ "model": "tiny", "input": "" })),
+        ("/completion", json!({ "prompt": "" })),
+        ("/completion", json!({ "prompt": [] })),
+        ("/embedding", json!({ "content": "" })),
+    ] {
+        let answer = server.post(path, &body).await;
+        assert_eq!(answer.status, 400, "{path} {body}: {}", answer.text);
+        assert!(is_error_object(path, &answer), "{path} {body}: {}", answer.text);
+    }
+    assert!(server.model.jobs.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn numbers_that_are_none_are_refused() {
+    let server = server(&["x"]);
+    let good = good()[0].1.to_string();
+    for name in ["temperature", "top_p", "n", "max_tokens", "seed", "presence_penalty", "top_logprobs"] {
+        for number in [
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "nan",
+            "1e999",
+            "-1e999",
+            "0x10",
+            "1_000",
+            "+1",
+            "\"NaN\"",
+            "\"1\"",
+            "1e400",
+        ] {
+            let body = good.replacen('{', &format!("{{\"{name}\": {number}, "), 1);
+            let answer = server.post_text("/v1/chat/completions", body).await;
+            assert_eq!(answer.status, 400, "{name} {number}: {}", answer.text);
+            assert!(is_error_object("/v1", &answer));
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_of_models_lead_nowhere() {
+    let mut config = rz_server::Config::default();
+    config.manage_models = true;
+    let server = crate::fake::server_with(crate::fake::TEMPLATE, crate::fake::Script::Say(vec!["x"]), config);
+    let long = "x".repeat(100_000);
+    for name in [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "..",
+        "tiny/../../x",
+        "tiny\0",
+        "file:///etc/passwd",
+        "\u{202e}",
+        &long,
+    ] {
+        for (path, mut body) in good() {
+            body["model"] = json!(name);
+            let answer = server.post(path, &body).await;
+            assert!(matches!(answer.status.as_u16(), 400 | 404), "{path} {}", answer.text);
+            assert!(is_error_object(path, &answer), "{path}: {}", answer.text);
+        }
+        let shown = server.post("/api/show", &json!({ "model": name })).await;
+        assert!(matches!(shown.status.as_u16(), 400 | 404), "{}", shown.text);
+    }
+    for path in [
+        "/v1/models/..%2f..%2fetc%2fpasswd",
+        "/v1/models/%2fetc%2fpasswd",
+        "/props?model=..%2f..",
+        "/slots?model=%00",
+    ] {
+        let answer = server.get(path).await;
+        assert!(answer.status == 404 && is_error_object(path, &answer), "{path}: {}", answer.text);
+    }
+}
+
 #[tokio::test]
 async fn random_json_never_breaks_a_route() {
     let server = server(&["x"]);

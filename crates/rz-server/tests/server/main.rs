@@ -15,4 +15,5 @@ mod ollama;
 mod openapi;
 mod operations;
 mod responses;
+mod slots;
 mod sockets;

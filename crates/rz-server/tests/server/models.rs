@@ -107,6 +107,151 @@ async fn models_make_room_for_each_other() {
     }
 }
 
+#[tokio::test]
+async fn a_model_that_is_in_use_makes_no_room() {
+    let mut config = Config::default();
+    config.model_memory = Some(1500);
+    let model = Arc::new(Fake::new(TEMPLATE, Script::Hang(vec!["x"])));
+    let loader =
+        Arc::new(FakeLoader { model: Some(model.clone()), loads: AtomicUsize::new(0), bytes: Some(1000) });
+    let registry = Registry::new(served(), loader.clone(), &config).unwrap();
+    let app = Arc::new(App::new(config, registry));
+    let server = Server { routes: router(app.clone()), app, model, loader };
+    let mut stream = ask("tiny");
+    stream["stream"] = json!(true);
+    let first = server.stream("/v1/chat/completions", &stream).await;
+    let refused = server.post("/v1/chat/completions", &ask("org/other")).await;
+    assert_eq!((refused.status.as_u16(), refused.headers["retry-after"].to_str().unwrap()), (503, "1"));
+    assert!(refused.text.contains("in use"), "{}", refused.text);
+    assert_eq!(states(&server)[0], ModelState::Ready);
+    // It is no failure of the server's, and passes with its cause.
+    assert_eq!(server.get("/health").await.status, 200);
+    drop(first);
+    crate::chat::until(|| server.app.busy() == 0).await;
+    let second =
+        async || server.stream("/v1/chat/completions", &with_stream(ask("org/other"))).await.status();
+    while second().await != 200 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(states(&server), [ModelState::Unloaded, ModelState::Ready]);
+}
+
+fn with_stream(mut body: serde_json::Value) -> serde_json::Value {
+    body["stream"] = json!(true);
+    body
+}
+
+#[tokio::test]
+async fn clients_of_ollama_say_how_long_a_model_stays() {
+    let server = server(&["x"]);
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    let hello = json!([{ "role": "user", "content": "Hi" }]);
+    for (keep, stays, goes) in [
+        (json!("5m"), Some(minutes(4)), Some(minutes(6))),
+        (json!("1h30m"), Some(minutes(89)), Some(minutes(91))),
+        (json!(90), Some(minutes(1)), Some(minutes(2))),
+        (json!(0), None, Some(Duration::ZERO)),
+        (json!("0s"), None, Some(Duration::ZERO)),
+        (json!(-1), Some(minutes(10_000_000)), None),
+        (json!("-1m"), Some(minutes(10_000_000)), None),
+    ] {
+        let body = json!({ "model": "tiny", "messages": hello, "stream": false, "keep_alive": keep });
+        server.ask("/api/chat", body).await;
+        let now = Instant::now();
+        if let Some(stays) = stays {
+            server.app.registry().unload_idle(now + stays);
+            assert_eq!(states(&server)[0], ModelState::Ready, "{keep}");
+        }
+        if let Some(goes) = goes {
+            server.app.registry().unload_idle(now + goes);
+            assert_eq!(states(&server)[0], ModelState::Unloaded, "{keep}");
+        }
+    }
+    // Who asks for nothing keeps what was asked for; a model that is loaded again is as the server has it.
+    server.ask("/v1/chat/completions", ask("tiny")).await;
+    server.app.registry().unload_idle(Instant::now() + minutes(10_000_000));
+    assert_eq!(states(&server)[0], ModelState::Ready);
+}
+
+/// A model that takes its time to go.
+struct Slow {
+    model: Arc<Fake>,
+    going: std::sync::mpsc::Sender<()>,
+    /// As long as there is something at the other end, it is not gone.
+    held: Arc<std::sync::Mutex<std::sync::mpsc::Receiver<()>>>,
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.going.send(()).ok();
+        self.held.lock().unwrap().recv().ok();
+    }
+}
+
+impl rz_server::Backend for Slow {
+    fn info(&self) -> &rz_server::ModelInfo {
+        self.model.info()
+    }
+
+    fn tokenizer(&self) -> &rz_tokenizer::Tokenizer {
+        self.model.tokenizer()
+    }
+
+    fn template(&self) -> Option<&rz_tokenizer::ChatTemplate> {
+        self.model.template()
+    }
+
+    fn submit(&self, job: rz_server::Job) -> Result<rz_server::Events, rz_server::Refusal> {
+        self.model.submit(job)
+    }
+
+    fn stats(&self) -> rz_server::Stats {
+        self.model.stats()
+    }
+}
+
+struct SlowLoader {
+    model: Arc<Fake>,
+    going: std::sync::Mutex<std::sync::mpsc::Sender<()>>,
+    held: Arc<std::sync::Mutex<std::sync::mpsc::Receiver<()>>>,
+    loads: AtomicUsize,
+}
+
+impl rz_server::Loader for SlowLoader {
+    fn load(&self, _: &Served) -> Result<Arc<dyn rz_server::Backend>, String> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        let going = self.going.lock().unwrap().clone();
+        Ok(Arc::new(Slow { model: self.model.clone(), going, held: self.held.clone() }))
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_comes_while_its_model_goes_is_answered() {
+    let plain = server(&["x"]);
+    let (going, gone) = std::sync::mpsc::channel();
+    let (let_go, held) = std::sync::mpsc::channel();
+    let loader = Arc::new(SlowLoader {
+        model: plain.model.clone(),
+        going: going.into(),
+        held: Arc::new(held.into()),
+        loads: AtomicUsize::new(0),
+    });
+    let config = Config::default();
+    let registry = Registry::new(served(), loader.clone(), &config).unwrap();
+    let app = Arc::new(App::new(config, registry));
+    let server = Server { routes: router(app.clone()), app, ..plain };
+    server.ask("/api/generate", json!({ "model": "tiny", "keep_alive": 0 })).await;
+    let app = server.app.clone();
+    let unloading = std::thread::spawn(move || app.registry().unload_idle(Instant::now()));
+    gone.recv().unwrap();
+    assert_eq!(server.ask("/v1/chat/completions", ask("tiny")).await["model"], "tiny");
+    assert_eq!(loader.loads.load(Ordering::SeqCst), 2);
+    assert!(!unloading.is_finished());
+    drop(let_go);
+    unloading.join().unwrap();
+    assert_eq!(states(&server)[0], ModelState::Ready);
+}
+
 #[test]
 fn names_are_told_apart() {
     let new = |models: Vec<Served>| {

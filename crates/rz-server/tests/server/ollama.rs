@@ -158,7 +158,7 @@ impl Library for Shelf {
         &self,
         name: &str,
         progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
-    ) -> Result<(), LibraryError> {
+    ) -> Result<String, LibraryError> {
         if name == "broken" {
             return Err(LibraryError::Failed("the network is down".into()));
         }
@@ -169,7 +169,7 @@ impl Library for Shelf {
             }
         }
         self.0.lock().unwrap().push(name.into());
-        Ok(())
+        Ok(name.into())
     }
 
     fn remove(&self, name: &str) -> Result<(), LibraryError> {
@@ -219,9 +219,33 @@ async fn models_are_fetched_and_deleted_where_that_is_allowed() {
     let broken = server.post("/api/pull", &json!({ "model": "broken" })).await.values();
     assert_eq!(broken.last().unwrap()["error"], "the network is down");
     assert_eq!(server.post("/api/pull", &json!({ "model": "broken", "stream": false })).await.status, 500);
+    // What was fetched is served from now on, by whatever API.
+    let models = async || {
+        let list = server.get("/v1/models").await.json()["data"].clone();
+        let names = list.as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(models().await, ["tiny", "org/other", "new", "other"]);
+    let chat = with(with(hello(), "model", json!("new")), "stream", json!(false));
+    assert_eq!(server.post("/api/chat", &chat).await.status, 200);
+    assert_eq!(server.post("/v1/chat/completions", &chat).await.status, 200);
+    let mut streams = chat.clone();
+    streams["stream"] = json!(true);
+    let in_use = server.stream("/api/chat", &streams).await;
     for (name, status) in [("new", 200), ("new", 404), ("tiny", 400)] {
         assert_eq!(delete(&server, name).await, status, "{name}");
     }
+    assert_eq!(models().await, ["tiny", "org/other", "other"]);
+    assert_eq!(server.post("/api/chat", &chat).await.status, 404);
+    let rest = axum::body::to_bytes(in_use.into_body(), 1 << 20).await.unwrap();
+    assert!(String::from_utf8_lossy(&rest).contains("\"done\":true"), "{rest:?}");
+    // After a restart, what is there is served as well.
+    let again = Registry::new(crate::fake::served(), server.loader.clone(), &Config::default()).unwrap();
+    let shelf = Shelf(Mutex::new(vec!["other".into(), "tiny".into()]));
+    let again = App::new(Config::default(), again).with_library(Arc::new(shelf));
+    again.serve_kept().unwrap();
+    let names: Vec<_> = again.registry().models().map(|(served, _)| served.name).collect();
+    assert_eq!(names, ["tiny", "org/other", "other"]);
 
     let closed = with_shelf(false);
     assert_eq!(closed.post("/api/pull", &json!({ "model": "new" })).await.status, 403);

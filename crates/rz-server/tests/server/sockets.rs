@@ -126,6 +126,42 @@ async fn a_server_does_not_wait_for_ever_for_its_end() {
     running.serving.await.unwrap();
 }
 
+/// The whole of an answer with an error object.
+fn assert_refused(answer: &str, status: u16) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+    assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["error"]["type"], "invalid_request_error", "{body}");
+    assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()));
+}
+
+#[tokio::test]
+async fn a_body_of_a_gigabyte_is_refused_before_it_is_there() {
+    let running = run(Script::Say(vec!["x"]), local(), |_| {}).await;
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n";
+    let stream = TcpStream::connect(&running.address).await.unwrap();
+    // Nothing of it is sent.
+    assert_refused(&exchange(stream, &format!("{head}content-length: 1073741824\r\n\r\n")).await, 413);
+
+    // In pieces, without a word about how many.
+    let (mut reading, mut writing) = TcpStream::connect(&running.address).await.unwrap().into_split();
+    let sending = tokio::spawn(async move {
+        writing.write_all(format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes()).await.unwrap();
+        let piece = [b"100000\r\n".as_slice(), &vec![b' '; 1 << 20], b"\r\n"].concat();
+        let mut sent = 0;
+        while sent < 1024 && writing.write_all(&piece).await.is_ok() {
+            sent += 1;
+        }
+        sent
+    });
+    let mut answer = [0; 4096];
+    let len = reading.read(&mut answer).await.unwrap();
+    assert_refused(&String::from_utf8_lossy(&answer[..len]), 413);
+    drop(reading);
+    assert!(sending.await.unwrap() < 1024, "all of it was read");
+    assert!(running.server.model.jobs.lock().unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn heads_are_bounded_in_size_and_time() {
     let running =
@@ -133,16 +169,15 @@ async fn heads_are_bounded_in_size_and_time() {
     let connect = async || TcpStream::connect(&running.address).await.unwrap();
     let large = format!("GET /health HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "x".repeat(10 << 20));
     let mut stream = connect().await;
-    // The server answers and closes before all of it is sent.
-    let _ = stream.write_all(large.as_bytes()).await;
+    stream.write_all(large.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    let answer = String::from_utf8_lossy(&answer);
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert_refused(&String::from_utf8_lossy(&answer), 431);
     // A head that never ends: the connection is closed.
     exchange(connect().await, "GET /health HTTP/1.1\r\nhost: x\r\nx-slow: ").await;
-    let wrong = exchange(connect().await, "\x16\x03\x01\x02\x00\x01\x00\x01|\r\n\r\n").await;
-    assert!(wrong.is_empty() || wrong.starts_with("HTTP/1.1 400"), "{wrong}");
+    for wrong in ["\x16\x03\x01\x02\x00\x01\x00\x01|\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"] {
+        assert_refused(&exchange(connect().await, wrong).await, 400);
+    }
     let good =
         exchange(connect().await, "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     assert!(good.starts_with("HTTP/1.1 200"));

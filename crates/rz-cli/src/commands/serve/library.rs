@@ -5,15 +5,21 @@ use std::ops::ControlFlow;
 use rz_server::{FetchProgress, Kept, Library, LibraryError};
 use rz_store::{ModelRef, Store, StoreError};
 
+use crate::args::Common;
+use crate::commands::pull;
+use crate::environment;
+use crate::failure::Failure;
+
 /// The models of the store. Files elsewhere on this machine are nobody's business.
 pub(super) struct StoreLibrary {
     store: Store,
+    common: Common,
     allow_pip: bool,
 }
 
 impl StoreLibrary {
-    pub(super) fn new(store: Store, allow_pip: bool) -> Self {
-        Self { store, allow_pip }
+    pub(super) fn new(common: &Common, allow_pip: bool) -> Result<Self, Failure> {
+        Ok(Self { store: environment::store(common)?, common: common.clone(), allow_pip })
     }
 
     fn parse(&self, name: &str) -> Result<ModelRef, LibraryError> {
@@ -38,13 +44,20 @@ impl Library for StoreLibrary {
         &self,
         name: &str,
         progress: &mut dyn FnMut(FetchProgress) -> ControlFlow<()>,
-    ) -> Result<(), LibraryError> {
+    ) -> Result<String, LibraryError> {
         let model = self.parse(name)?;
         let fetched = self.store.fetch(&model, &mut |now| {
             let file = now.file.to_owned();
             progress(FetchProgress { stage: now.stage.name(), bytes: now.bytes, total: now.total, file })
         });
-        fetched.map(drop).map_err(problem)
+        let path = fetched.map_err(problem)?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // The client may leave now: what is fetched is there.
+        let _ = progress(FetchProgress { stage: "packing", bytes: 0, total: None, file });
+        let packed = pull::packed(&self.common, &model);
+        packed
+            .map_err(|failure| LibraryError::Failed(failure.message().unwrap_or("interrupted").to_owned()))?;
+        Ok(model.to_string())
     }
 
     fn remove(&self, name: &str) -> Result<(), LibraryError> {

@@ -1,14 +1,16 @@
 //! From the file of a model to an engine that answers requests.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rz_engine::ModelFile;
 use rz_engine::serve::{Engine, EngineOptions, EngineThread};
 use rz_kernels::Runtime;
-use rz_model::{CpuModel, KvRoom, LoadOptions, ModelSpec};
+use rz_model::{KvRoom, LoadOptions, ModelSpec};
 use rz_server::{Backend, EngineBackend, Loader, ModelInfo, Served};
+use rz_store::ModelRef;
 
 use crate::args::{Common, Compute};
 use crate::failure::Failure;
@@ -37,7 +39,8 @@ pub(super) struct EngineLoader {
 /// A model whose file has been looked at.
 #[derive(Clone)]
 struct Known {
-    path: PathBuf,
+    /// Its file, where it is not one of the store.
+    path: Option<PathBuf>,
     /// Tokens of context for one sequence.
     context: usize,
 }
@@ -47,23 +50,41 @@ impl EngineLoader {
         Self { settings, runtime, known: Mutex::default() }
     }
 
-    /// Makes a model known, once its file has been looked at.
-    pub(super) fn add(&self, name: &str, path: PathBuf) -> Result<(), Failure> {
-        let file = ModelFile::open(&path)?;
+    /// Looks at the file of a model, so that what is wrong with it, and what there is to note about it, is said
+    /// before it is loaded. Its path is given where it is not one of the store.
+    pub(super) fn add(&self, served: &Served, path: Option<PathBuf>) -> Result<(), Failure> {
+        self.look(served, path).map(drop)
+    }
+
+    fn look(&self, served: &Served, path: Option<PathBuf>) -> Result<(ModelFile, ModelSpec, Known), Failure> {
+        let file = self.file(served, path.as_ref())?;
         let spec = model::describe(&file)?;
         let tokenizer = model::tokenizer(&file, &spec)?;
         file.chat_template(&tokenizer)?;
         let known = Known { path, context: model::context(&self.settings.common, &spec)? };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), known);
-        Ok(())
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(served.name.clone(), known.clone());
+        Ok((file, spec, known))
+    }
+
+    fn file(&self, served: &Served, path: Option<&PathBuf>) -> Result<ModelFile, Failure> {
+        match path {
+            Some(path) => Ok(ModelFile::open(path)?),
+            None => model::stored(&self.settings.common, &ModelRef::parse(&served.reference)?),
+        }
     }
 
     fn open(&self, served: &Served) -> Result<(ModelFile, ModelSpec, LoadOptions), Failure> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&served.name).cloned();
-        let known =
-            known.ok_or_else(|| Failure::other(format!("the model '{}' has no file", served.name)))?;
-        let file = ModelFile::open(known.path)?;
-        let spec = model::describe(&file)?;
+        let (file, spec, known) = match known {
+            Some(known) => {
+                let file = self.file(served, known.path.as_ref())?;
+                let spec = model::describe(&file)?;
+                (file, spec, known)
+            }
+            // One that was fetched while the server runs.
+            None => self.look(served, None)?,
+        };
         let options = self.load_options(&file, &spec, known.context);
         Ok((file, spec, options))
     }
@@ -89,9 +110,11 @@ impl EngineLoader {
         let tokenizer = Arc::new(file.tokenizer()?);
         let template = file.chat_template(&tokenizer)?;
         let kv_bytes = kv_bytes(&options);
-        let loaded = CpuModel::load(&file, &self.runtime, options, &mut |_, _| {})?;
-        let info = info(&file, &spec, &options, kv_bytes);
-        let identity = format!("{}, {} bytes, {options:?}", served.reference, info.file_bytes);
+        let placement = self.settings.compute.placement();
+        let (loaded, _) = model::load(&file, &spec, &self.runtime, options, placement)?;
+        let mut info = info(&file, &spec, &options, kv_bytes);
+        info.parallel = self.settings.parallel;
+        let identity = identity(&file, &spec, &options, &self.runtime);
         let engine = EngineOptions {
             max_running: self.settings.parallel,
             max_queue: self.settings.queue,
@@ -140,6 +163,33 @@ fn default_kv_memory(file: &ModelFile, spec: &ModelSpec, options: &LoadOptions, 
     }
 }
 
+/// Names everything that keys and values depend on: the model, what it is computed with, and by whom. What was saved
+/// under one name is not restored under another.
+fn identity(file: &ModelFile, spec: &ModelSpec, options: &LoadOptions, runtime: &Runtime) -> String {
+    const SAMPLE: usize = 256;
+    let mut hash = DefaultHasher::new();
+    format!("{spec:?}").hash(&mut hash);
+    // Samples of every tensor tell models of one shape apart; all of it would take as long as loading.
+    for tensor in file.tensors() {
+        (tensor.name(), tensor.tensor_type().id(), tensor.shape()).hash(&mut hash);
+        let bytes = tensor.bytes();
+        for part in 0..4 {
+            let at = bytes.len().saturating_sub(SAMPLE) / 3 * part;
+            bytes[at..bytes.len().min(at + SAMPLE)].hash(&mut hash);
+        }
+    }
+    format!(
+        "{} {:016x}, keys and values in {:?}, activations in {:?}, exact {}, by rz {} on {}",
+        spec.family,
+        hash.finish(),
+        options.stored_type(),
+        options.activations,
+        options.exact,
+        env!("CARGO_PKG_VERSION"),
+        runtime.kernels.isa().name()
+    )
+}
+
 fn kv_bytes(options: &LoadOptions) -> u64 {
     match options.kv_room {
         KvRoom::Bytes(bytes) => bytes as u64,
@@ -152,20 +202,23 @@ fn weights(file: &ModelFile) -> u64 {
 }
 
 fn info(file: &ModelFile, spec: &ModelSpec, options: &LoadOptions, kv_bytes: u64) -> ModelInfo {
-    let mut types: HashMap<&str, u64> = HashMap::new();
+    let mut types: HashMap<String, u64> = HashMap::new();
     for tensor in file.tensors() {
-        *types.entry(tensor.tensor_type().name()).or_default() += tensor.bytes().len() as u64;
+        let kind = tensor.tensor_type();
+        let name = kind.packs().map_or_else(|| kind.name().to_owned(), |packed| packed.to_string());
+        *types.entry(name).or_default() += tensor.bytes().len() as u64;
     }
-    let most = types.into_iter().max_by_key(|(name, bytes)| (*bytes, *name));
+    let most = types.into_iter().max_by_key(|(name, bytes)| (*bytes, name.clone()));
     let weights = weights(file);
     ModelInfo {
         family: spec.family.to_owned(),
-        quantization: most.map_or(String::new(), |(name, _)| name.to_owned()),
+        quantization: most.map_or(String::new(), |(name, _)| name),
         context: options.context,
         trained_context: spec.context,
         vocabulary: spec.vocabulary,
         embedding: spec.width,
         layers: spec.layers.len(),
+        parallel: 1,
         parameters: file.tensors().map(|tensor| tensor.elements()).fold(0, u64::saturating_add),
         file_bytes: file.files().map(|file| file.bytes().len() as u64).sum(),
         memory: weights + kv_bytes,

@@ -358,6 +358,7 @@ fn others() -> Schemas {
             ("stop", texts()),
             ("stream", flag()),
             ("cache_prompt", flag()),
+            ("id_slot", whole(-1, 65_536)),
             ("n_probs", whole(0, 20)),
             ("return_tokens", flag()),
             ("json_schema", anything()),
@@ -414,6 +415,7 @@ fn others() -> Schemas {
             object(&["model"], [model(), ("stream", flag()), ("insecure", json!({ "enum": [false, null] }))]),
         ),
         ("LlamaCompletion", object(&["prompt"], llama)),
+        ("LlamaSlot", object(&[], [("filename", text()), ("model", text())])),
         ("LlamaEmbedding", object(&["content"], [("model", text()), ("content", prompts())])),
         (
             "Tokenize",

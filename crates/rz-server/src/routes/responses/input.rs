@@ -39,6 +39,9 @@ pub(super) fn take(app: &App, mut fields: Fields) -> Result<Asked, ApiError> {
     }
     echo("previous_response_id", json!(previous));
     match fields.value("input").ok_or_else(|| fields.missing("input"))? {
+        Value::String(text) if text.is_empty() => {
+            return Err(ApiError::invalid("input", "'input' is empty: give a text or items"));
+        }
         Value::String(text) => chat.push(json!({ "role": "user", "content": text }))?,
         Value::Array(items) => {
             for (index, item) in items.into_iter().enumerate() {

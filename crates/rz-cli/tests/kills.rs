@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use common::server::{Server, start, start_by};
 use common::{model, output, rz};
+use rz_quant::DType;
 use rz_testkit::gguf::TinyLlama;
 use serde_json::{Value, json};
 
@@ -146,8 +147,7 @@ fn in_the_middle_of_saving_a_slot() {
     again["id_slot"] = json!(0);
     let again = server.ask("/completion", &again);
     assert_eq!(again["content"], expected["content"]);
-    let cached = again["tokens_cached"].as_u64().expect("a number");
-    assert!(cached >= saved["n_saved"].as_u64().expect("a number").min(cached) && cached > 500, "{again}");
+    assert!(again["tokens_cached"].as_u64().expect("a number") > 500, "{again}");
     // The other one is there as a whole or not at all, and can be saved now.
     let (status, answer) = server.send("POST", "/slots/0?action=restore", "", body_of_save);
     assert!(matches!(status, 200 | 404), "{answer}");
@@ -166,7 +166,7 @@ fn in_the_middle_of_saving_a_slot() {
 fn in_the_middle_of_a_pull() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = folder.path().join("store");
-    let tiny = TinyLlama { vocab: 2000, context: 512, ..TinyLlama::default() }.write(folder.path());
+    let tiny = TinyLlama { vocab: 2000, dtype: DType::Q4_0, ..TinyLlama::default() }.write(folder.path());
     let content = std::fs::read(&tiny).expect("a file");
     let hub = Hub::start(content.clone());
     hub.gives.store(content.len() / 2, Ordering::SeqCst);
@@ -219,7 +219,7 @@ fn in_the_middle_of_a_pull() {
     same.as_object_mut().expect("an object").remove("model");
     assert_eq!(plain.ask("/v1/completions", &same)["choices"], answer["choices"]);
     let shown = server.ask("/api/show", &json!({ "model": name }));
-    assert_eq!(shown["details"]["quantization_level"], "F32", "{shown}");
+    assert_eq!(shown["details"]["quantization_level"], "Q4_0", "{shown}");
 
     // Also by a server that finds it, until it is deleted.
     drop(server);

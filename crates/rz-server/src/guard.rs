@@ -22,9 +22,9 @@ const REQUEST_ID: &str = "x-request-id";
 
 const METRICS: &str = "/metrics";
 
-/// Paths that need no key: they tell nothing but whether the server lives, or are the page, which
-/// asks for the key itself.
-const OPEN: &[&str] = &["/", "/health", "/ready", "/v1/health", "/favicon.ico"];
+/// Paths that need no key: they tell nothing but whether the server lives, or are the pages, which
+/// ask for the key themselves.
+const OPEN: &[&str] = &["/", "/docs", "/health", "/ready", "/v1/health", "/favicon.ico"];
 
 /// The outermost layer.
 pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {

@@ -62,8 +62,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Refusing<S> {
 
 /// The answer in place of one that says nothing but its status.
 fn in_place_of(answer: &[u8]) -> Option<Bytes> {
+    if !answer.starts_with(b"HTTP/1.1 4") {
+        return None;
+    }
     let text = std::str::from_utf8(answer).ok()?;
-    let status = text.strip_prefix("HTTP/1.1 ").filter(|rest| rest.starts_with('4'))?.get(..3)?;
+    let status = text.strip_prefix("HTTP/1.1 ")?.get(..3)?;
     text.contains("\r\ncontent-length: 0\r\n").then_some(())?;
     let status = StatusCode::from_bytes(status.as_bytes()).ok()?;
     let message = match status {

@@ -39,14 +39,17 @@ impl Slots {
         Arc::new(Self { slots: Mutex::new(vec![Slot::default(); count.max(1)]) })
     }
 
-    /// A slot for a request: the one that is asked for; else, of those that are free, the one whose text begins most
-    /// like the prompt, and among equals the one used least lately. When none is free, it is shared.
+    /// A slot for a request: the one that is asked for; else, of those that are free, the one of which the prompt goes
+    /// on with most, at least half of its text, or else the one used least lately. When none is free, it is shared.
     pub(crate) fn take(self: &Arc<Self>, asked: Option<usize>, prompt: &[u32]) -> Result<Seat, ApiError> {
         let mut slots = self.lock();
         let id = match asked {
             Some(id) => check(id, slots.len(), "id_slot")?,
             None => {
-                let common = |text: &[u32]| text.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+                let common = |text: &[u32]| {
+                    let same = text.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+                    if 2 * same >= text.len() { same } else { 0 }
+                };
                 let key = |slot: &Slot| (slot.users == 0, common(&slot.text), std::cmp::Reverse(slot.given));
                 let best = slots.iter().enumerate().max_by_key(|(_, slot)| key(slot));
                 best.map_or(0, |(id, _)| id)
@@ -156,7 +159,8 @@ mod tests {
             [0, 1, 2]
         );
         assert_eq!(ask(None, &[1, 2, 9], &[]), used[0]);
-        assert_eq!(ask(None, &[8], &[]), used[1]);
+        // What only begins alike is another text.
+        assert_eq!(ask(None, &[1, 8, 8], &[]), used[1]);
         assert_eq!(ask(Some(2), &[1], &[1, 1]), 2);
         assert_eq!(slots.text(2).unwrap(), [1, 1, 1]);
         let held = slots.take(Some(0), &[3]).unwrap();

@@ -144,6 +144,7 @@ const OPERATIONS: &[Operation] = {
         operation("get", "/v1/loads", "How much there is to do", "", Json),
         operation("get", "/openapi.json", "This document", "", Json),
         operation("get", "/", "A page to chat on", "", Page),
+        operation("get", "/docs", "A page that shows this document", "", Page),
         operation("get", "/favicon.ico", "The page's picture", "", Icon),
     ]
 };

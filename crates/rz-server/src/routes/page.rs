@@ -1,4 +1,4 @@
-//! The web page.
+//! The web pages: one to chat on, and one that shows the routes.
 
 use std::sync::Arc;
 
@@ -11,11 +11,16 @@ use crate::App;
 
 pub(super) fn routes(app: &App) -> Router<Arc<App>> {
     let router = Router::new().route("/favicon.ico", get(icon));
-    if app.config.page { router.route("/", get(page)) } else { router }
+    if !app.config.page {
+        return router;
+    }
+    router
+        .route("/", get(|| async { page(include_str!("page.html")) }))
+        .route("/docs", get(|| async { page(include_str!("docs.html")) }))
 }
 
-/// The page asks nobody but this server for anything, and the browser is told to hold it to that.
-async fn page() -> Response {
+/// A page asks nobody but this server for anything, and the browser is told to hold it to that.
+fn page(text: &'static str) -> Response {
     const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
                           connect-src 'self'; img-src 'self' data:; form-action 'none'; frame-ancestors 'none'; \
                           base-uri 'none'";
@@ -24,7 +29,7 @@ async fn page() -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, Html(include_str!("page.html"))).into_response()
+    (headers, Html(text)).into_response()
 }
 
 async fn icon() -> Response {

@@ -235,12 +235,14 @@ async fn more_requests_than_there_are_places_for_are_refused() {
 #[tokio::test]
 async fn a_page_is_served_that_asks_nobody_else() {
     let server = server(&[]);
-    let page = server.get("/").await;
-    assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
-    let policy = page.headers["content-security-policy"].to_str().unwrap();
-    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"));
-    for outside in ["src=\"http", "href=\"http", "url(http", "@import", "//cdn"] {
-        assert!(!page.text.contains(outside), "{outside}");
+    for path in ["/", "/docs"] {
+        let page = server.get(path).await;
+        assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
+        let policy = page.headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"));
+        for outside in ["src=\"http", "href=\"http", "url(http", "@import", "//cdn"] {
+            assert!(!page.text.contains(outside), "{path} {outside}");
+        }
     }
     let without = with_config(|config| config.page = false);
     assert_eq!(without.get("/").await.status, 404);

@@ -3,6 +3,7 @@
 python check.py http://127.0.0.1:8080 MODEL
 """
 
+import asyncio
 import sys
 
 import anthropic
@@ -54,6 +55,17 @@ def check_openai():
     expect(len(several.choices) == 2, "two answers")
     tools = client.chat.completions.create(**ask, tools=[{"type": "function", "function": TOOL}])
     expect(tools.choices[0].message is not None, "tools are taken")
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+    history = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]},
+               {"role": "tool", "tool_call_id": "call_1", "content": "Sunny."}]
+    told = client.chat.completions.create(**{**ask, "messages": history}, tools=[{"type": "function", "function": TOOL}])
+    expect(told.choices[0].finish_reason, "the result of a call is read")
+    with client.chat.completions.stream(**ask) as stream:
+        done = [event.content for event in stream if event.type == "content.done"]
+    expect(done == [text], f"the client's own stream: {done}")
+    # Who leaves in the middle leaves the others alone.
+    for chunk in client.chat.completions.create(**{**ask, "max_tokens": 500}, stream=True):
+        break
 
     expect(client.completions.create(model=MODEL, prompt="Once upon", max_tokens=5).choices[0].text, "a completion")
     vector = client.embeddings.create(model=MODEL, input=["one", "two"]).data[1].embedding
@@ -73,6 +85,25 @@ def check_openai():
     refused(openai.BadRequestError, 400, lambda: client.chat.completions.create(**ask, extra_body={"unknown": 1}))
 
 
+def check_together():
+    """Answers do not depend on what else is asked at the same time."""
+    questions = [f"What is {number} plus {number}?" for number in range(16)]
+
+    async def answer(client, question):
+        messages = [{"role": "user", "content": question}]
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=messages, temperature=0, max_tokens=12, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+
+    async def answer_all():
+        async with openai.AsyncOpenAI(base_url=BASE + "/v1", api_key="any", max_retries=0) as client:
+            together = await asyncio.gather(*(answer(client, question) for question in questions))
+            alone = [await answer(client, question) for question in questions]
+        expect(together == alone, f"answers alone and together: {list(zip(alone, together))}")
+
+    asyncio.run(answer_all())
+
+
 def check_anthropic():
     client = anthropic.Anthropic(base_url=BASE, api_key="any", max_retries=0)
     # The client has no parameter for it any more.
@@ -88,6 +119,11 @@ def check_anthropic():
     expect(counted == usage.input_tokens + usage.cache_read_input_tokens, "tokens are counted")
     tool = {"name": TOOL["name"], "description": TOOL["description"], "input_schema": TOOL["parameters"]}
     expect(client.messages.create(**ask, tools=[tool]).content is not None, "tools are taken")
+    use = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome"}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "Sunny."}
+    history = [*MESSAGES, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+    told = client.messages.create(**{**ask, "messages": history}, tools=[tool])
+    expect(told.stop_reason, "the result of a call is read")
     refused(anthropic.NotFoundError, 404, lambda: client.messages.create(**{**ask, "model": "nobody"}))
     refused(anthropic.BadRequestError, 400, lambda: client.messages.create(**{**ask, "max_tokens": -1}))
 
@@ -102,6 +138,12 @@ def check_ollama():
     expect("".join(part.message.content for part in parts) == whole.message.content, "a stream")
     expect(parts[-1].done and parts[-1].eval_count == whole.eval_count, "the end of a stream")
     expect(client.generate(model=MODEL, prompt="Say hello.", options=options).response == whole.message.content, "a prompt")
+    call = {"function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    history = [*MESSAGES, {"role": "assistant", "content": "", "tool_calls": [call]},
+               {"role": "tool", "tool_name": "weather", "content": "Sunny."}]
+    tool = {"type": "function", "function": TOOL}
+    told = client.chat(model=MODEL, messages=history, tools=[tool], options=options)
+    expect(told.done, "the result of a call is read")
     expect(len(client.embed(model=MODEL, input=["one", "two"]).embeddings) == 2, "vectors")
     expect(any(model.model == MODEL for model in client.ps().models), "the model is in memory")
     refused(ollama.ResponseError, 404, lambda: client.chat(model="nobody", messages=MESSAGES))
@@ -109,6 +151,7 @@ def check_ollama():
 
 
 check_openai()
+check_together()
 check_anthropic()
 check_ollama()
 print("all clients are content")

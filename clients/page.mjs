@@ -1,10 +1,10 @@
 // Uses the web page of a running server in a headless Chromium.
 //
-// node page.mjs http://127.0.0.1:8080 MODEL
-import chromium from "@sparticuz/chromium";
+// node page.mjs http://127.0.0.1:8080 MODEL BROWSER
+
 import puppeteer from "puppeteer-core";
 
-const [base, model] = process.argv.slice(2);
+const [base, model, executable] = process.argv.slice(2);
 const expect = (condition, what) => {
   if (!condition) throw new Error("failed: " + what);
 };
@@ -19,9 +19,10 @@ const until = async (condition, what, seconds = 60) => {
 };
 
 const browser = await puppeteer.launch({
-  args: await puppeteer.defaultArgs({ args: chromium.args, headless: "shell" }),
-  executablePath: await chromium.executablePath(),
-  headless: "shell",
+  // Root may not use the sandbox, and containers have little shared memory.
+  args: ["--no-sandbox", "--disable-dev-shm-usage"],
+  executablePath: executable,
+  headless: true,
 });
 try {
   const page = await browser.newPage();
@@ -37,15 +38,15 @@ try {
 
   // Settings and the system prompt are sent.
   await page.click("#toggle");
-  await page.type("#system", "Answer in one word.");
+  await page.type("#system", "You tell long stories.");
   await page.type("#temperature", "0");
-  await page.type("#max_tokens", "200");
-  await page.type("#input", "Count from one to one hundred in words.");
+  await page.type("#max_tokens", "1500");
+  await page.type("#input", "Write the numbers from 1 to 500, one after the other.");
   await page.click("#send");
   const request = asked.find((request) => request.url().endsWith("/v1/chat/completions"));
   const body = JSON.parse(request.postData());
-  expect(body.messages[0].content === "Answer in one word." && body.messages[1].role === "user", "the messages");
-  expect(body.temperature === 0 && body.max_tokens === 200 && body.stream && body.model === model, "the settings");
+  expect(body.messages[0].content === "You tell long stories." && body.messages[1].role === "user", "the messages");
+  expect(body.temperature === 0 && body.max_tokens === 1500 && body.stream && body.model === model, "the settings");
 
   // The answer grows, and can be stopped.
   const answer = () => page.$eval(".message.assistant:last-child .text", (text) => text.textContent);
@@ -56,6 +57,8 @@ try {
   await page.click("#send");
   await until(() => says("Send"), "the answer stops", 10);
   expect((await answer()).length >= early, "the answer stays");
+  const taken = await page.$eval(".message.assistant:last-child .note", (note) => Number(note.textContent.match(/(\d+) tokens/)[1]));
+  expect(taken < 1500, `the answer stopped: ${taken} tokens`);
 
   // A second message goes with the first; at the end the speed is shown.
   await page.$eval("#max_tokens", (input) => (input.value = "8"));
@@ -102,7 +105,7 @@ try {
 
   // What was set is still there after a reload, and nobody else was asked for anything.
   await page.reload({ waitUntil: "networkidle0" });
-  expect((await page.$eval("#system", (input) => input.value)) === "Answer in one word.", "the settings are kept");
+  expect((await page.$eval("#system", (input) => input.value)) === "You tell long stories.", "the settings are kept");
   const outside = asked.map((request) => request.url()).filter((url) => !url.startsWith(base) && !url.startsWith("data:"));
   expect(outside.length === 0, `outside requests: ${outside}`);
   expect(problems.length === 0, `problems: ${problems}`);

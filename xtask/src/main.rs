@@ -38,9 +38,13 @@ enum Chore {
         /// Also fetch further models (3 GB) and check them against recorded references
         #[arg(long)]
         models: bool,
-        /// Let real clients ask the server instead (needs python3 and node, which fetch them)
+        /// Let real clients, a browser, a router and Schemathesis ask the server instead (needs Python 3.11 with pip, and
+        /// Node 20, which fetch them, and Chromium, which root on Debian gets installed)
         #[arg(long, conflicts_with_all = ["models", "arguments"])]
         clients: bool,
+        /// Only the clients and a little of Schemathesis, and without Node where it is not installed
+        #[arg(long, requires = "clients")]
+        short: bool,
         /// Arguments for `cargo test`, such as `-p rz-store` or `-- --nocapture`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -95,7 +99,7 @@ enum Chore {
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Fixtures { all } => fixtures::run(all),
-        Chore::Test { clients: true, .. } => clients::test(),
+        Chore::Test { clients: true, short, .. } => clients::test(short),
         Chore::Test { models, arguments, .. } => cargo::test(models, &arguments),
         Chore::Tidy => tidy::run(),
         Chore::Ci => cargo::ci(),

@@ -262,7 +262,7 @@ impl Chat {
 }
 
 /// Variables and functions of templates that no request may replace.
-const RESERVED: &[&str] = &[
+pub(crate) const RESERVED: &[&str] = &[
     "messages",
     "tools",
     "documents",

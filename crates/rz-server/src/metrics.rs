@@ -140,13 +140,15 @@ impl Metrics {
         }
     }
 
-    /// Everything as text. `loaded` are the models in memory with how they are doing.
-    pub(crate) fn text(&self, loaded: &[(String, Stats)], healthy: bool) -> String {
+    /// Everything as text. `loaded` are the models in memory with how they are doing; `tasks`, those of the runtime.
+    pub(crate) fn text(&self, loaded: &[(String, Stats)], healthy: bool, tasks: usize) -> String {
         let mut out = String::new();
         family(&mut out, "rz_healthy", "gauge", "Whether the server answers requests for models");
         let _ = writeln!(out, "rz_healthy {}", u8::from(healthy));
         family(&mut out, "rz_http_requests_open", "gauge", "Requests that are being answered");
         let _ = writeln!(out, "rz_http_requests_open {}", self.open.load(Ordering::Relaxed));
+        family(&mut out, "rz_tasks", "gauge", "Tasks of the server: connections, and what they wait for");
+        let _ = writeln!(out, "rz_tasks {tasks}");
         family(&mut out, "rz_http_responses_total", "counter", "Answers by class of status");
         for (class, count) in self.responses.iter().enumerate() {
             let _ = writeln!(
@@ -359,9 +361,13 @@ mod tests {
         }
         let usage = Usage { prompt_tokens: 5, completion_tokens: 7, ..Usage::default() };
         model.finished(&Finish::Length, &usage, Duration::from_secs(1));
-        let text = metrics
-            .text(&[("a\"b".into(), Stats { kv_blocks: 4, kv_blocks_used: 1, ..Stats::default() })], true);
+        let text = metrics.text(
+            &[("a\"b".into(), Stats { kv_blocks: 4, kv_blocks_used: 1, ..Stats::default() })],
+            true,
+            3,
+        );
         for line in [
+            "rz_tasks 3",
             "vllm:time_to_first_token_seconds_bucket{model_name=\"a\\\"b\",le=\"0.01\"} 1",
             "vllm:time_to_first_token_seconds_bucket{model_name=\"a\\\"b\",le=\"0.05\"} 3",
             "vllm:time_to_first_token_seconds_bucket{model_name=\"a\\\"b\",le=\"+Inf\"} 4",
@@ -378,7 +384,7 @@ mod tests {
     fn each_family_is_declared_once_and_before_its_samples() {
         let metrics = Metrics::default();
         metrics.model("m");
-        let text = metrics.text(&[("m".into(), Stats::default())], true);
+        let text = metrics.text(&[("m".into(), Stats::default())], true, 0);
         let mut declared = std::collections::HashSet::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {

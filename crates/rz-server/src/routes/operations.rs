@@ -58,7 +58,8 @@ fn loaded(app: &App) -> Vec<(String, Stats)> {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let text = app.metrics.text(&loaded(&app), app.health() == Health::Ok);
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let text = app.metrics.text(&loaded(&app), app.health() == Health::Ok, tasks);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -1,7 +1,14 @@
 //! The schemas of requests and of errors.
 
+mod parts;
+
 use rz_model::sampler::{Kind, SAMPLERS};
 use serde_json::{Map, Value, json};
+
+use self::parts::{
+    anything, effort, flag, keep_alive, messages, name, nullable, object, one_of, parts, prompts, reference,
+    schema, set, some_text, text, texts, tokens, tools, unless, whole,
+};
 
 /// All schemas by name.
 pub(super) fn all() -> Value {
@@ -13,41 +20,6 @@ pub(super) fn all() -> Value {
 }
 
 type Schemas = Vec<(&'static str, Value)>;
-
-fn reference(name: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{name}") })
-}
-
-/// An object that takes these fields and no others; without a value, others are as good as not there.
-fn object(required: &[&str], fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
-    let properties: Map<String, Value> =
-        fields.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
-    json!({ "type": "object", "required": required, "properties": properties, "additionalProperties": { "type": "null" } })
-}
-
-fn text() -> Value {
-    json!({ "type": ["string", "null"] })
-}
-
-fn flag() -> Value {
-    json!({ "type": ["boolean", "null"] })
-}
-
-fn whole(least: i64, most: i64) -> Value {
-    json!({ "type": ["integer", "null"], "minimum": least, "maximum": most })
-}
-
-fn anything() -> Value {
-    json!({})
-}
-
-fn texts() -> Value {
-    json!({ "oneOf": [
-        { "type": "string", "minLength": 1 },
-        { "type": "array", "items": { "type": "string", "minLength": 1 }, "maxItems": 64 },
-        { "type": "null" },
-    ] })
-}
 
 /// The settings of the samplers, from their own rows.
 fn sampling() -> Schemas {
@@ -74,13 +46,15 @@ fn common() -> Schemas {
     fields.extend([
         ("model", text()),
         ("stream", flag()),
-        ("stream_options", json!({ "type": ["object", "null"] })),
+        ("stream_options", stream_options()),
         ("stop", texts()),
         ("n", whole(1, 16)),
         (
             "logit_bias",
             json!({
                 "type": ["object", "null"],
+                "propertyNames": { "pattern": "^[0-9]{1,9}$" },
+                "maxProperties": 4096,
                 "additionalProperties": { "type": "number", "minimum": -100, "maximum": 100 },
             }),
         ),
@@ -89,8 +63,8 @@ fn common() -> Schemas {
         ("ignore_eos", flag()),
         ("cache_prompt", flag()),
         ("priority", whole(-1000, 1000)),
-        ("response_format", json!({ "type": ["object", "null"] })),
-        ("guided_json", anything()),
+        ("response_format", reference("ResponseFormat")),
+        ("guided_json", nullable(schema())),
         ("guided_regex", text()),
         ("guided_grammar", text()),
         ("guided_choice", texts()),
@@ -103,42 +77,6 @@ fn common() -> Schemas {
 fn with(mut fields: Schemas, more: impl IntoIterator<Item = (&'static str, Value)>) -> Schemas {
     fields.extend(more);
     fields
-}
-
-fn messages() -> Value {
-    json!({ "type": "array", "minItems": 1, "items": reference("Message") })
-}
-
-fn tools(item: &str) -> Value {
-    json!({ "type": ["array", "null"], "items": reference(item), "maxItems": 256 })
-}
-
-/// A time as Ollama's clients give it.
-fn keep_alive() -> Value {
-    json!({ "oneOf": [
-        { "type": "number", "minimum": -1, "maximum": 1_000_000 },
-        { "type": "string", "pattern": "^-?[0-9]{1,5}(ms|s|m|h)?$" },
-        { "type": "null" },
-    ] })
-}
-
-/// The name of a model.
-fn name() -> Value {
-    json!({ "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-~]+$" })
-}
-
-/// Tokens: at least one, as 32-bit numbers.
-fn tokens() -> Value {
-    json!({ "type": "array", "minItems": 1, "items": { "type": "integer", "minimum": 0, "maximum": u32::MAX } })
-}
-
-fn prompts() -> Value {
-    json!({ "oneOf": [
-        { "type": "string" },
-        { "type": "array", "minItems": 1, "items": { "type": "string" } },
-        tokens(),
-        { "type": "array", "minItems": 1, "items": tokens() },
-    ] })
 }
 
 fn errors() -> Schemas {
@@ -173,80 +111,18 @@ fn errors() -> Schemas {
     ]
 }
 
-fn parts() -> Schemas {
-    vec![
-        (
-            "Message",
-            json!({
-                "type": "object",
-                "required": ["role", "content"],
-                "properties": {
-                    "role": { "enum": ["system", "developer", "user", "assistant", "tool"] },
-                    "content": {
-                        "oneOf": [{ "type": "string" }, { "type": "array", "items": reference("TextPart") }],
-                    },
-                },
-            }),
-        ),
-        (
-            "TextPart",
-            object(
-                &["type", "text"],
-                [("type", json!({ "const": "text" })), ("text", json!({ "type": "string" }))],
-            ),
-        ),
-        (
-            "Tool",
-            object(
-                &["function"],
-                [("type", json!({ "const": "function" })), ("function", reference("Function"))],
-            ),
-        ),
-        ("Function", object(&["name"], function("parameters"))),
-        ("ResponseTool", {
-            let kind = ("type", json!({ "const": "function" }));
-            object(&["type", "name"], with(function("parameters"), [kind]))
-        }),
-        ("AnthropicTool", object(&["name", "input_schema"], function("input_schema"))),
-        (
-            "AnthropicMessage",
-            json!({
-                "type": "object",
-                "required": ["role", "content"],
-                "properties": {
-                    "role": { "enum": ["user", "assistant"] },
-                    "content": {
-                        "oneOf": [{ "type": "string" }, { "type": "array", "items": reference("TextPart") }],
-                    },
-                },
-            }),
-        ),
-    ]
-}
-
-/// A function that a model may call, with its arguments under this name.
-fn function(arguments: &'static str) -> Schemas {
-    vec![
-        ("name", json!({ "type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$" })),
-        ("description", text()),
-        (arguments, json!({ "type": "object" })),
-    ]
-}
-
 fn openai() -> Schemas {
     let chat = with(
         common(),
         [
-            ("messages", messages()),
+            ("messages", messages("Message")),
             ("tools", tools("Tool")),
-            ("tool_choice", json!({ "type": ["string", "object", "null"] })),
+            ("tool_choice", reference("ToolChoice")),
             ("parallel_tool_calls", flag()),
-            ("chat_template_kwargs", json!({ "type": ["object", "null"] })),
-            (
-                "reasoning_effort",
-                json!({ "enum": ["none", "minimal", "low", "medium", "high", "xhigh", null] }),
-            ),
+            ("chat_template_kwargs", variables()),
+            ("reasoning_effort", effort()),
             ("max_completion_tokens", whole(1, MOST_TOKENS)),
+            ("max_tokens", whole(1, MOST_TOKENS)),
             ("logprobs", flag()),
             ("top_logprobs", whole(0, 20)),
             ("service_tier", json!({ "enum": ["auto", "default", null] })),
@@ -267,26 +143,32 @@ fn openai() -> Schemas {
         sampling(),
         [
             ("model", text()),
-            (
-                "input",
-                json!({ "oneOf": [{ "type": "string" }, { "type": "array", "minItems": 1, "items": reference("Message") }] }),
-            ),
+            ("input", one_of([json!({ "type": "string" }), messages("InputItem")])),
             ("instructions", text()),
             ("previous_response_id", text()),
             ("max_output_tokens", whole(1, MOST_TOKENS)),
             ("tools", tools("ResponseTool")),
-            ("tool_choice", json!({ "type": ["string", "object", "null"] })),
+            ("tool_choice", reference("ToolChoice")),
             ("parallel_tool_calls", flag()),
-            ("reasoning", json!({ "type": ["object", "null"] })),
-            ("text", json!({ "type": ["object", "null"] })),
+            ("chat_template_kwargs", variables()),
+            ("reasoning", reasoning()),
+            ("text", response_text()),
             ("store", flag()),
             ("stream", flag()),
+            ("stream_options", stream_options()),
             ("metadata", json!({ "type": ["object", "null"] })),
         ],
     );
     vec![
-        ("Chat", object(&["messages"], chat)),
-        ("Completion", object(&["prompt"], completion)),
+        ("Chat", {
+            let none_chosen = json!({ "enum": [0, null] });
+            unless(set("logprobs"), "top_logprobs", none_chosen, streamed(object(&["messages"], chat)))
+        }),
+        ("Completion", {
+            // Nothing at all is only asked for to see the prompt.
+            let some = whole(1, MOST_TOKENS);
+            unless(set("echo"), "max_tokens", some, streamed(object(&["prompt"], completion)))
+        }),
         (
             "Embeddings",
             object(
@@ -300,32 +182,89 @@ fn openai() -> Schemas {
                 ],
             ),
         ),
-        ("Response", object(&["input"], response)),
+        ("Response", streamed(object(&["input"], response))),
     ]
+}
+
+fn stream_options() -> Value {
+    let none = json!({ "enum": [false, null] });
+    nullable(object(&[], [("include_usage", flag()), ("include_obfuscation", none)]))
+}
+
+/// What has options for streams takes them only with streams.
+fn streamed(object: Value) -> Value {
+    unless(set("stream"), "stream_options", json!({ "type": "null" }), object)
+}
+
+/// Variables of the template, but for those that it gets from the server.
+fn variables() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "propertyNames": { "pattern": "^[A-Za-z0-9][A-Za-z0-9_]{0,63}$", "not": { "enum": crate::chat::RESERVED } },
+        "maxProperties": 32,
+    })
+}
+
+fn reasoning() -> Value {
+    let summary = || json!({ "enum": ["auto", null] });
+    nullable(object(&[], [("effort", effort()), ("summary", summary()), ("generate_summary", summary())]))
+}
+
+/// What a response is to be.
+fn response_text() -> Value {
+    let kind = |name: &str| ("type", json!({ "const": name }));
+    let named = [
+        kind("json_schema"),
+        ("name", text()),
+        ("description", text()),
+        ("strict", flag()),
+        ("schema", schema()),
+    ];
+    let format = one_of([
+        json!({ "type": "null" }),
+        object(&["type"], [kind("text")]),
+        object(&["type"], [kind("json_object")]),
+        object(&["type", "schema"], named),
+    ]);
+    nullable(object(&[], [("format", format), ("verbosity", json!({ "enum": ["medium", null] }))]))
+}
+
+/// Tokens to generate, as llama.cpp and Ollama count them: below zero, as many as the model likes.
+fn most_tokens() -> Value {
+    one_of([
+        json!({ "enum": [-2, -1, null] }),
+        json!({ "type": "integer", "minimum": 1, "maximum": MOST_TOKENS }),
+    ])
 }
 
 fn others() -> Schemas {
     let anthropic = [
         ("model", json!({ "type": "string" })),
-        ("messages", json!({ "type": "array", "minItems": 1, "items": reference("AnthropicMessage") })),
-        ("system", json!({ "type": ["string", "array", "null"] })),
+        ("messages", messages("AnthropicMessage")),
+        ("system", one_of([text(), json!({ "type": "array", "items": reference("AnthropicText") })])),
         ("tools", tools("AnthropicTool")),
-        ("tool_choice", json!({ "type": ["object", "null"] })),
+        ("tool_choice", nullable(reference("AnthropicToolChoice"))),
         (
             "thinking",
-            json!({
-                "type": ["object", "null"],
-                "required": ["type"],
-                "properties": { "type": { "enum": ["enabled", "adaptive", "disabled"] } },
-            }),
+            nullable(object(
+                &["type"],
+                [
+                    ("type", json!({ "enum": ["enabled", "adaptive", "disabled"] })),
+                    ("budget_tokens", json!({ "type": ["integer", "null"], "minimum": 0 })),
+                ],
+            )),
         ),
     ];
+    let output_format = nullable(object(
+        &["type", "schema"],
+        [("type", json!({ "const": "json_schema" })), ("schema", schema())],
+    ));
     let message = with(
         sampling(),
         anthropic.clone().into_iter().chain([
             ("max_tokens", json!({ "type": "integer", "minimum": 1, "maximum": MOST_TOKENS })),
             ("stop_sequences", texts()),
-            ("output_config", json!({ "type": ["object", "null"] })),
+            ("output_config", nullable(object(&[], [("effort", effort()), ("format", output_format)]))),
             ("stream", flag()),
             ("metadata", anything()),
         ]),
@@ -334,34 +273,28 @@ fn others() -> Schemas {
     let ollama = || {
         vec![
             model(),
-            ("options", json!({ "type": ["object", "null"] })),
-            ("format", json!({ "type": ["string", "object", "null"] })),
-            ("think", json!({ "type": ["boolean", "string", "null"] })),
+            ("options", nullable(reference("OllamaOptions"))),
+            ("format", one_of([json!({ "enum": ["", "json", null] }), json!({ "type": "object" })])),
+            ("think", one_of([json!({ "type": "boolean" }), effort()])),
             ("keep_alive", keep_alive()),
             ("stream", flag()),
         ]
     };
     let ollama_embed =
-        [model(), ("options", json!({ "type": ["object", "null"] })), ("keep_alive", keep_alive())];
+        [model(), ("options", nullable(reference("OllamaOptions"))), ("keep_alive", keep_alive())];
     let llama = with(
         sampling(),
         [
             ("model", text()),
             ("prompt", prompts()),
-            (
-                "n_predict",
-                json!({ "oneOf": [
-                { "enum": [-2, -1, null] },
-                { "type": "integer", "minimum": 1, "maximum": MOST_TOKENS },
-            ] }),
-            ),
+            ("n_predict", most_tokens()),
             ("stop", texts()),
             ("stream", flag()),
             ("cache_prompt", flag()),
             ("id_slot", whole(-1, 65_536)),
             ("n_probs", whole(0, 20)),
             ("return_tokens", flag()),
-            ("json_schema", anything()),
+            ("json_schema", nullable(schema())),
         ],
     );
     vec![
@@ -380,10 +313,12 @@ fn others() -> Schemas {
                 ),
             ),
         ),
-        (
-            "OllamaGenerate",
-            object(&["model"], with(ollama(), [("prompt", text()), ("system", text()), ("raw", flag())])),
-        ),
+        ("OllamaGenerate", {
+            let fields = with(ollama(), [("prompt", text()), ("system", text()), ("raw", flag())]);
+            // What is raw has no place for a system message.
+            let cooked = json!({ "properties": { "raw": { "enum": [false, null] } } });
+            unless(cooked, "system", json!({ "enum": ["", null] }), object(&["model"], fields))
+        }),
         (
             "OllamaEmbed",
             object(
@@ -391,10 +326,7 @@ fn others() -> Schemas {
                 with(
                     ollama_embed.to_vec(),
                     [
-                        (
-                            "input",
-                            json!({ "oneOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] }),
-                        ),
+                        ("input", one_of([some_text(), json!({ "type": "array", "items": some_text() })])),
                         ("truncate", flag()),
                         ("dimensions", whole(1, 1 << 20)),
                     ],
@@ -403,13 +335,24 @@ fn others() -> Schemas {
         ),
         (
             "OllamaEmbedding",
+            object(&["model", "prompt"], with(ollama_embed.to_vec(), [("prompt", some_text())])),
+        ),
+        (
+            "OllamaOptions",
             object(
-                &["model", "prompt"],
-                with(ollama_embed.to_vec(), [("prompt", json!({ "type": "string" }))]),
+                &[],
+                with(
+                    sampling(),
+                    [
+                        ("num_predict", most_tokens()),
+                        ("stop", texts()),
+                        ("num_ctx", whole(1, i64::from(u32::MAX))),
+                    ],
+                ),
             ),
         ),
-        ("OllamaModel", object(&["model"], [model(), ("verbose", flag()), ("name", text())])),
-        ("OllamaName", object(&["model"], [model(), ("name", text())])),
+        ("OllamaModel", object(&["model"], [model(), ("verbose", flag()), ("name", anything())])),
+        ("OllamaName", object(&["model"], [model(), ("name", anything())])),
         (
             "OllamaPull",
             object(&["model"], [model(), ("stream", flag()), ("insecure", json!({ "enum": [false, null] }))]),
@@ -437,9 +380,10 @@ fn others() -> Schemas {
                 &["messages"],
                 [
                     ("model", text()),
-                    ("messages", messages()),
+                    ("messages", messages("Message")),
                     ("tools", tools("Tool")),
-                    ("chat_template_kwargs", json!({ "type": ["object", "null"] })),
+                    ("tool_choice", reference("ToolChoice")),
+                    ("chat_template_kwargs", variables()),
                 ],
             ),
         ),

@@ -1,0 +1,87 @@
+"""Hooks of Schemathesis: what a schema cannot say about requests.
+
+Requests that are made to be right are put right where the parts of one must suit each other or the model.
+All requests name a model that is there, so that more than the name is looked at.
+"""
+
+import re
+
+import schemathesis
+
+MODEL, VOCABULARY, WIDTH, CONTEXT = "tested", 49152, 576, 2048
+CONSTRAINTS = ["guided_json", "guided_regex", "guided_grammar", "guided_choice", "json_schema",
+               "response_format", "format"]
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    body = case.body
+    if not isinstance(body, dict):
+        return
+    name = body.get("model")
+    if isinstance(name, str) and re.fullmatch("[!-~]{1,256}", name) and case.path not in ("/api/pull", "/api/delete"):
+        body["model"] = MODEL
+    mode = case.meta.generation.mode if case.meta else None
+    if mode is not None and mode.value == "positive":
+        put_right(case.path, body)
+
+
+def put_right(path, body):
+    # Names of functions differ from each other, and the one to be called is among them.
+    names = []
+    for tool in body.get("tools") or []:
+        tool = tool.get("function") or tool
+        while tool["name"] in names:
+            tool["name"] = f"{tool['name'][:100]}{len(names)}"
+        names.append(tool["name"])
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and names:
+        function = choice.get("function") or choice
+        if "name" in function:
+            function["name"] = names[0]
+    if not names:
+        body.pop("tool_choice", None)
+    # Arguments of earlier calls are JSON in a string.
+    for item in [*(body.get("messages") or []), *(body["input"] if isinstance(body.get("input"), list) else [])]:
+        if not isinstance(item, dict):
+            continue
+        if isinstance(item.get("arguments"), str):
+            item["arguments"] = "{}"
+        for call in item.get("tool_calls") or []:
+            if isinstance(call["function"].get("arguments"), str):
+                call["function"]["arguments"] = "{}"
+    # Tokens are those of the model, and so is the length of its vectors.
+    for field in ("prompt", "input", "content", "tokens"):
+        body[field] = known_tokens(body[field]) if field in body else None
+        if body[field] is None:
+            del body[field]
+    if body.get("logit_bias"):
+        body["logit_bias"] = {str(int(key) % VOCABULARY): value for key, value in body["logit_bias"].items()}
+    # Models are served without constraints.
+    for field in CONSTRAINTS:
+        body.pop(field, None)
+    if isinstance(body.get("text"), dict):
+        body["text"].pop("format", None)
+    if isinstance(body.get("output_config"), dict):
+        body["output_config"].pop("format", None)
+    if body.get("dimensions") is not None:
+        body["dimensions"] = WIDTH
+    options = body.get("options") or {}
+    if options.get("num_ctx") is not None:
+        options["num_ctx"] = min(options["num_ctx"], CONTEXT)
+    # Numbers that depend on others.
+    if body.get("min_tokens") is not None:
+        body["min_tokens"] = 0
+    if body.get("best_of") is not None:
+        body["best_of"] = body.get("n") or 1
+    several = isinstance(body.get("prompt"), list) and not all(isinstance(item, int) for item in body["prompt"])
+    if several and path in ("/completion", "/completions"):
+        body["stream"] = False
+
+
+def known_tokens(value):
+    if isinstance(value, list):
+        return [known_tokens(item) for item in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return int(value) % VOCABULARY
+    return value

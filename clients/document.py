@@ -9,6 +9,8 @@ import re
 import schemathesis
 
 MODEL, VOCABULARY, WIDTH, CONTEXT = "tested", 49152, 576, 2048
+# Whether models are served with constraints, and the fields that name one.
+CONSTRAINED = False
 CONSTRAINTS = ["guided_json", "guided_regex", "guided_grammar", "guided_choice", "json_schema",
                "response_format", "format"]
 
@@ -34,13 +36,13 @@ def put_right(path, body):
         while tool["name"] in names:
             tool["name"] = f"{tool['name'][:100]}{len(names)}"
         names.append(tool["name"])
+    if not names or not CONSTRAINED:
+        body.pop("tool_choice", None)
     choice = body.get("tool_choice")
-    if isinstance(choice, dict) and names:
+    if isinstance(choice, dict):
         function = choice.get("function") or choice
         if "name" in function:
             function["name"] = names[0]
-    if not names:
-        body.pop("tool_choice", None)
     # Arguments of earlier calls are JSON in a string.
     for item in [*(body.get("messages") or []), *(body["input"] if isinstance(body.get("input"), list) else [])]:
         if not isinstance(item, dict):
@@ -57,13 +59,10 @@ def put_right(path, body):
             del body[field]
     if body.get("logit_bias"):
         body["logit_bias"] = {str(int(key) % VOCABULARY): value for key, value in body["logit_bias"].items()}
-    # Models are served without constraints.
-    for field in CONSTRAINTS:
-        body.pop(field, None)
-    if isinstance(body.get("text"), dict):
-        body["text"].pop("format", None)
-    if isinstance(body.get("output_config"), dict):
-        body["output_config"].pop("format", None)
+    for holder, field in [*((body, field) for field in CONSTRAINTS), (body.get("text"), "format"),
+                          (body.get("output_config"), "format")]:
+        if isinstance(holder, dict) and not CONSTRAINED:
+            holder.pop(field, None)
     if body.get("dimensions") is not None:
         body["dimensions"] = WIDTH
     options = body.get("options") or {}

@@ -31,12 +31,12 @@ pub enum ServerError {
         cause: std::io::Error,
     },
     /// A file of keys that holds no usable keys.
-    #[error("'{}' line {line}: {problem}: give one key a line, 8 to 512 visible ASCII characters each", path.display())]
+    #[error("'{}'{}: {problem}: give one key a line, 8 to 512 visible ASCII characters each", path.display(), line.map_or(String::new(), |line| format!(" line {line}")))]
     Keys {
         /// The file.
         path: PathBuf,
-        /// The line, from 1; 0 for the whole file.
-        line: usize,
+        /// The line, from 1; without one, the whole file.
+        line: Option<usize>,
         /// What is wrong.
         problem: &'static str,
     },

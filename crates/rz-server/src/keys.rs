@@ -29,10 +29,10 @@ impl Keys {
                 continue;
             }
             if !keys.add(key) {
-                return Err(bad(number + 1, "this cannot be a key"));
+                return Err(bad(Some(number + 1), "this cannot be a key"));
             }
         }
-        if keys.is_empty() { Err(bad(0, "there is no key")) } else { Ok(keys) }
+        if keys.is_empty() { Err(bad(None, "there is no key")) } else { Ok(keys) }
     }
 
     /// Adds a key. False, when no client could send it or anybody could guess it: keys have 8 to 512
@@ -92,7 +92,7 @@ mod tests {
         assert!(!format!("{keys:?}").contains("first"));
         assert!(read("short").unwrap_err().to_string().contains("line 1"));
         assert!(read("good-enough\nwith space").unwrap_err().to_string().contains("line 2"));
-        assert!(read("# nothing\n").unwrap_err().to_string().contains("no key"));
+        assert!(read("# nothing\n").unwrap_err().to_string().ends_with("keys': there is no key: give one key a line, 8 to 512 visible ASCII characters each"));
         assert!(Keys::read(&folder.path().join("missing")).unwrap_err().to_string().contains("missing"));
         assert!(!Keys::default().accept(""));
     }

@@ -41,7 +41,13 @@ impl Python {
             run(outside().args(["venv", "--clear", "--without-pip"]).arg(&home)).context(NEEDED)?;
             let mut install = outside();
             install.args(["pip", "--python"]).arg(python.program("python"));
-            install.args(["install", "--quiet", "--disable-pip-version-check", "--root-user-action", "ignore"]);
+            install.args([
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--root-user-action",
+                "ignore",
+            ]);
             // Nothing is built, and nothing is taken that is not the file it was.
             install.args(["--only-binary", ":all:", "--require-hashes", "--requirement"]);
             run(install.arg(&list)).context(NEEDED)

@@ -202,7 +202,7 @@ fn take_keep_alive(fields: &mut Fields) -> Result<Keep, ApiError> {
     };
     match seconds {
         Some(seconds) if seconds < 0.0 => Ok(Keep::For(None)),
-        Some(seconds) if seconds < 1e9 => Ok(Keep::For(Some(Duration::from_secs_f64(seconds)))),
+        Some(seconds) if seconds <= 1e9 => Ok(Keep::For(Some(Duration::from_secs_f64(seconds)))),
         _ => Err(wrong("keep_alive", &value, "seconds, or a time such as \"5m\"")),
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn tools(item: &str) -> Value {
 /// A time as Ollama's clients give it.
 pub(super) fn keep_alive() -> Value {
     one_of([
-        json!({ "type": "number", "exclusiveMaximum": 1_000_000_000 }),
+        json!({ "type": "number", "maximum": 1_000_000_000 }),
         json!({ "type": "string", "pattern": "^-?([0-9]{1,8}|([0-9]{1,5}(ms|us|ns|s|m|h)){1,2})$" }),
         json!({ "type": "null" }),
     ])

@@ -9,6 +9,8 @@ import re
 import schemathesis
 
 MODEL, VOCABULARY, WIDTH, CONTEXT = "tested", 49152, 576, 2048
+# Of a list.
+FEW = 12
 # Whether models are served with constraints, and the fields that name one.
 CONSTRAINED = False
 CONSTRAINTS = ["guided_json", "guided_regex", "guided_grammar", "guided_choice", "json_schema",
@@ -29,6 +31,10 @@ def before_call(context, case, kwargs):
 
 
 def put_right(path, body):
+    # All of it fits into the context.
+    for field in ("tools", "messages", "input", "prompt"):
+        if isinstance(body.get(field), (list, str)):
+            body[field] = body[field][:FEW if isinstance(body[field], list) else FEW * 100]
     # Names of functions differ from each other, and the one to be called is among them.
     names = []
     for tool in body.get("tools") or []:
@@ -74,8 +80,11 @@ def put_right(path, body):
     if body.get("best_of") is not None:
         body["best_of"] = body.get("n") or 1
     several = isinstance(body.get("prompt"), list) and not all(isinstance(item, int) for item in body["prompt"])
-    if several and path in ("/completion", "/completions"):
-        body["stream"] = False
+    if several:
+        body["n"] = body["best_of"] = 1
+        if path in ("/completion", "/completions"):
+            body["stream"] = False
+            del body["n"], body["best_of"]
 
 
 def known_tokens(value):

@@ -194,7 +194,8 @@ fn settled(address: &str, server: &Server, before: Option<&Rest>) -> Result<Rest
         let quiet = rest.work == [0.0; 3];
         let less = before.is_none_or(|before| {
             let files = |rest: &Rest| rest.held.map(|held| held.files);
-            rest.tasks <= before.tasks && files(&rest) <= files(before)
+            let tasks = rest.tasks.iter().zip(&before.tasks).all(|(now, then)| now <= then);
+            tasks && files(&rest) <= files(before)
         });
         if quiet && less {
             return Ok(rest);

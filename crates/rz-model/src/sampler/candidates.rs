@@ -330,15 +330,22 @@ impl Candidates {
     /// Leaves the `count` best of the row in the list, unsorted: one pass, with a floor that rises each
     /// time the buffer is full. A later score equal to the floor loses to the lower ids before it.
     fn scan_best(&mut self, count: usize) {
+        const STRIDE: usize = 64;
         self.list.clear();
         let mut floor = f32::NEG_INFINITY;
-        for (id, &logit) in self.row.iter().enumerate() {
-            if logit > floor {
-                self.list.push(Candidate { id: id as u32, logit });
-                if self.list.len() == 2 * count {
-                    select(&mut self.list, count);
-                    self.list.truncate(count);
-                    floor = self.list[count - 1].logit;
+        for (first, logits) in (0..).step_by(STRIDE).zip(self.row.chunks(STRIDE)) {
+            // Nearly all are below the floor: many are passed over at a time.
+            if logits.iter().map(|logit| u32::from(*logit > floor)).sum::<u32>() == 0 {
+                continue;
+            }
+            for (id, &logit) in (first..).zip(logits) {
+                if logit > floor {
+                    self.list.push(Candidate { id, logit });
+                    if self.list.len() == 2 * count {
+                        select(&mut self.list, count);
+                        self.list.truncate(count);
+                        floor = self.list[count - 1].logit;
+                    }
                 }
             }
         }

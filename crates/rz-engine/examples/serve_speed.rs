@@ -1,67 +1,143 @@
-//! Measures serving: `cargo run --release --example serve_speed -- MODEL.gguf [STREAMS] [THREADS]`.
+//! Measures serving: `cargo run --release --example serve_speed -- MODEL.gguf [PART...]`.
 //!
-//! Many streams beside one; the second of two prompts that begin alike beside the first; short prompts while a
-//! long one is computed beside short prompts alone.
+//! The parts, all of them unless some are named:
+//!
+//! - `streams`: 1, 2, 4 ... 32 streams at a time, and one sequence without an engine;
+//! - `prefix`: the second of two prompts that begin alike beside the first;
+//! - `beside`: short prompts while a long one is computed, beside short prompts alone, and what that costs the long one.
 
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rz_engine::serve::{Engine, EngineHandle, EngineOptions, EngineThread, EventKind, Request};
+use rz_engine::{Session, median};
 use rz_formats::Gguf;
 use rz_kernels::Runtime;
 use rz_model::{CpuModel, KvRoom, LoadOptions};
 use rz_tokenizer::Tokenizer;
 
-const TOKENS: usize = 32;
+/// Tokens that each stream generates.
+const TOKENS: usize = 48;
+
+const ROUNDS: u32 = 3;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().ok_or("usage: serve_speed MODEL.gguf [STREAMS] [THREADS]")?;
-    let streams: usize = arguments.next().map_or(Ok(32), |streams| streams.parse())?;
-    let threads = arguments.next().map(|threads| threads.parse()).transpose()?;
+    let path = arguments.next().ok_or("usage: serve_speed MODEL.gguf [streams|prefix|beside]...")?;
+    let parts: Vec<String> = arguments.collect();
+    let runs = |part: &str| parts.is_empty() || parts.iter().any(|other| other == part);
     let gguf = Gguf::open(path)?;
     let tokenizer = Arc::new(Tokenizer::from_gguf(gguf.metadata())?);
     let options = LoadOptions { context: 4608, kv_room: KvRoom::Sequences(2), ..LoadOptions::default() };
-    let model = CpuModel::load(&gguf, &Runtime::new(threads)?, options, &mut |_, _| ())?;
+    let mut model = CpuModel::load(&gguf, &Runtime::new(None)?, options, &mut |_, _| ())?;
+    let mut alone = Vec::new();
+    if runs("streams") {
+        for _ in 0..ROUNDS {
+            let mut session = Session::new(model);
+            alone.push(without_engine(&mut session)?);
+            model = session.into_forward();
+        }
+    }
     let thread = EngineThread::spawn(Engine::new(model, tokenizer, EngineOptions::default()))?;
     let handle = thread.handle();
-
-    let one = generate(&handle, 1)?;
-    let many = generate(&handle, streams)?;
-    println!("1 stream    {one:8.1} tokens/s");
-    println!("{streams} streams  {many:8.1} tokens/s, {:.2} times as many", many / one);
-
-    let mut shared = prompt(1008, 0);
-    let first = first_token(&handle, shared.clone())?;
-    *shared.last_mut().ok_or("a prompt")? += 1;
-    let second = first_token(&handle, shared)?;
-    println!(
-        "first token after {first:.1?}, with a shared prefix after {second:.1?}: {:.3}",
-        ratio(second, first)
-    );
-
-    let mut alone: Vec<Duration> =
-        (0..9).map(|salt| first_token(&handle, prompt(32, salt + 1))).collect::<Result<_, _>>()?;
-    let long = handle.submit(request(prompt(4000, 99), 1))?;
-    let mut beside = Vec::new();
-    let before = handle.stats().finished;
-    while handle.stats().finished == before + beside.len() as u64 {
-        beside.push(first_token(&handle, prompt(32, 100 + beside.len() as u32))?);
+    if runs("streams") {
+        streams(&handle, median(&alone))?;
     }
-    drop(long);
+    if runs("prefix") {
+        prefix(&handle)?;
+    }
+    if runs("beside") {
+        for tokens in [16, 32] {
+            beside(&handle, tokens)?;
+        }
+    }
+    thread.shutdown();
+    Ok(())
+}
+
+/// Tokens per second of one sequence whose tokens are chosen here, the likeliest each time.
+fn without_engine(session: &mut Session<CpuModel>) -> Result<f64, Box<dyn Error>> {
+    let mut token = likeliest(session.feed(&prompt(16, 7))?);
+    let start = Instant::now();
+    for _ in 1..TOKENS {
+        token = likeliest(session.feed(&[token])?);
+    }
+    Ok((TOKENS - 1) as f64 / start.elapsed().as_secs_f64())
+}
+
+fn likeliest(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0) as u32
+}
+
+/// Counts in turns, because the machine's speed drifts.
+fn streams(handle: &EngineHandle, alone: f64) -> Result<(), Box<dyn Error>> {
+    const STREAMS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+    let mut rates = [const { Vec::new() }; STREAMS.len()];
+    for round in 0..ROUNDS {
+        for (streams, rates) in STREAMS.iter().zip(&mut rates) {
+            rates.push(generate(handle, *streams, round)?);
+        }
+    }
+    println!("no engine   {alone:8.1} tokens/s");
+    let one = median(&rates[0]);
+    for (streams, rates) in STREAMS.iter().zip(&rates) {
+        let rate = median(rates);
+        println!("{streams:2} streams  {rate:8.1} tokens/s, {:.2} times as many as one", rate / one);
+    }
+    Ok(())
+}
+
+fn prefix(handle: &EngineHandle) -> Result<(), Box<dyn Error>> {
+    let mut shared = prompt(1008, 0);
+    let first = first_token(handle, shared.clone())?;
+    *shared.last_mut().ok_or("a prompt")? += 1;
+    let second = first_token(handle, shared)?;
+    let ratio = second.as_secs_f64() / first.as_secs_f64();
+    println!("first token after {first:.1?}, with a shared prefix after {second:.1?}: {ratio:.3}");
+    Ok(())
+}
+
+/// A long prompt alone, short ones alone, and both together.
+fn beside(handle: &EngineHandle, tokens: usize) -> Result<(), Box<dyn Error>> {
+    let salt = 1000 * tokens as u32;
+    let mut alone: Vec<f64> = (0..15)
+        .map(|i| Ok(first_token(handle, prompt(tokens, salt + i))?.as_secs_f64()))
+        .collect::<Result<_, Box<dyn Error>>>()?;
+    alone.sort_by(f64::total_cmp);
+    let idle = median(&alone);
+    let long_alone = first_token(handle, prompt(4000, salt + 99))?;
+    let long = handle.submit(request(prompt(4000, salt + 98), 1))?;
+    let start = Instant::now();
+    let long = std::thread::spawn(move || {
+        long.for_each(drop);
+        start.elapsed()
+    });
+    let mut beside = Vec::new();
+    while !long.is_finished() {
+        let i = beside.len() as u32;
+        beside.push(first_token(handle, prompt(tokens, salt + 100 + i))?.as_secs_f64() / idle);
+        // Not in step with the engine's.
+        std::thread::sleep(Duration::from_millis(u64::from(i * 37 % 90)));
+    }
+    let long_beside = long.join().map_err(|_| "the long prompt")?;
     // The last may have run alone.
     beside.pop();
-    alone.sort();
-    beside.sort();
-    let (median, worst) = (alone[alone.len() / 2], beside.last().copied().unwrap_or_default());
+    beside.sort_by(f64::total_cmp);
+    let part = |part: f64| beside.get((beside.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN);
     println!(
-        "short prompts: first token after {median:.1?} alone, at worst {worst:.1?} ({} times) beside a long one: {:.2}",
+        "{tokens} tokens: first token after {:.1} ms alone ({:.1} at worst); beside a long prompt {:.2} times that in the median, {:.2} for 99%, {:.2} at worst ({} prompts)",
+        1e3 * idle,
+        1e3 * alone.last().copied().unwrap_or_default(),
+        part(0.5),
+        part(0.99),
+        part(1.0 - f64::EPSILON),
         beside.len(),
-        ratio(worst, median)
     );
-    println!("chunk at the end: {} tokens", handle.stats().chunk);
-    thread.shutdown();
+    println!(
+        "4000 tokens: first token after {long_alone:.2?} alone, {long_beside:.2?} beside short ones; chunk {}",
+        handle.stats().chunk
+    );
     Ok(())
 }
 
@@ -76,9 +152,10 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
     request
 }
 
-/// Tokens per second of so many streams, from when all have their first token.
-fn generate(handle: &EngineHandle, streams: usize) -> Result<f64, Box<dyn Error>> {
-    let all = (0..streams).map(|salt| handle.submit(request(prompt(16, 1000 + salt as u32), 2 * TOKENS)));
+/// Tokens per second of so many streams, from when all have their first token until one has its last.
+fn generate(handle: &EngineHandle, streams: usize, round: u32) -> Result<f64, Box<dyn Error>> {
+    let salt = |stream: usize| 100_000 + 100 * round + stream as u32;
+    let all = (0..streams).map(|stream| handle.submit(request(prompt(16, salt(stream)), TOKENS + 16)));
     let all: Vec<_> = all.collect::<Result<_, _>>()?;
     let times = all.into_iter().map(|stream| {
         std::thread::spawn(move || {
@@ -103,8 +180,4 @@ fn first_token(handle: &EngineHandle, prompt: Vec<u32>) -> Result<Duration, Box<
     // Its end.
     stream.for_each(drop);
     Ok(taken)
-}
-
-fn ratio(a: Duration, b: Duration) -> f64 {
-    a.as_secs_f64() / b.as_secs_f64()
 }

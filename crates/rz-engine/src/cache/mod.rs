@@ -111,6 +111,35 @@ impl KvCache {
         table
     }
 
+    /// Lets a table of [`attach`](Self::attach) go on, as far as below `most`, with the tokens that it has in common
+    /// with a block that is held: those are in a block of its own after the copies, which are to be made at once.
+    #[must_use]
+    pub(crate) fn attach_part(
+        &mut self,
+        table: &mut Table,
+        token: impl Fn(usize) -> u32,
+        most: usize,
+    ) -> Vec<Copy> {
+        let groups = 0..self.groups.len();
+        let rest: Vec<u32> = (table.len..most.min(table.len + KV_BLOCK)).map(token).collect();
+        let held = |node| groups.clone().all(|group| self.tree.block(node, group) != NO_BLOCK);
+        let Some((node, common)) = self.tree.nearest(table.tip, &rest, held) else { return Vec::new() };
+        // Used until all blocks are taken, lest it is what makes room for them.
+        let from: Vec<u32> = groups.map(|group| self.tree.block(node, group)).collect();
+        self.pools.iter_mut().zip(&from).for_each(|(pool, block)| pool.share(*block));
+        let mut copies = Vec::new();
+        if self.pools.iter().all(|pool| pool.available() > 0) {
+            for (group, &from) in from.iter().enumerate() {
+                let to = self.take(group);
+                table.blocks[group].push(to);
+                copies.push(Copy { group, from, to });
+            }
+            table.len += common;
+        }
+        self.pools.iter_mut().zip(&from).for_each(|(pool, block)| pool.release(*block));
+        copies
+    }
+
     /// A table whose `len` positions, whole blocks, are about to be written: blocks for what a continuation sees.
     /// `None` when they are not available.
     pub(crate) fn reserve(&mut self, len: usize) -> Option<Table> {

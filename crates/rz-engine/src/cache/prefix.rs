@@ -36,12 +36,16 @@ struct Node {
     /// Nodes that come after it, and sequences that end in it.
     users: u32,
     tokens: Tokens,
+    /// The newest of the nodes that come after it, and its own neighbours among those of its parent.
+    newest: u32,
+    newer: u32,
+    older: u32,
 }
 
 impl PrefixTree {
     /// A tree of at most `most` nodes.
     pub(super) fn new(groups: usize, most: usize) -> PrefixTree {
-        let root = Node { parent: NONE, hash: 0x9e37_79b9_7f4a_7c15, users: 0, tokens: [0; KV_BLOCK] };
+        let root = Node::new(NONE, 0x9e37_79b9_7f4a_7c15, &[0; KV_BLOCK]);
         PrefixTree {
             groups,
             nodes: vec![root],
@@ -68,7 +72,8 @@ impl PrefixTree {
         if self.index.contains_key(&hash) || self.index.len() >= self.most {
             return None;
         }
-        let new = Node { parent, hash, users: 0, tokens: *tokens };
+        let older = self.nodes[parent as usize].newest;
+        let new = Node { older, ..Node::new(parent, hash, tokens) };
         let node = match self.free.pop() {
             Some(node) => {
                 self.nodes[node as usize] = new;
@@ -80,9 +85,33 @@ impl PrefixTree {
                 self.nodes.len() as u32 - 1
             }
         };
+        if older != NONE {
+            self.nodes[older as usize].newer = node;
+        }
+        self.nodes[parent as usize].newest = node;
         self.nodes[parent as usize].users += 1;
         self.index.insert(hash, node);
         Some(node)
+    }
+
+    /// Of the nodes after `parent` that `serves` is true of, one that begins with most of the given tokens, and with
+    /// how many. Only the newest are looked at.
+    pub(super) fn nearest(
+        &self,
+        parent: u32,
+        tokens: &[u32],
+        serves: impl Fn(u32) -> bool,
+    ) -> Option<(u32, usize)> {
+        const LOOKED_AT: usize = 64;
+        let next = |node: u32| (node != NONE).then_some(node);
+        let first = next(self.nodes[parent as usize].newest);
+        let children = std::iter::successors(first, |node| next(self.nodes[*node as usize].older));
+        let common = |node: u32| {
+            let held = &self.nodes[node as usize].tokens;
+            (node, held.iter().zip(tokens).take_while(|(a, b)| a == b).count())
+        };
+        let begin_alike = children.take(LOOKED_AT).filter(|node| serves(*node)).map(common);
+        begin_alike.filter(|(_, common)| *common > 0).max_by_key(|(_, common)| *common)
     }
 
     /// A sequence ends here.
@@ -108,13 +137,20 @@ impl PrefixTree {
     /// Removes the node if nothing needs it, and those before it likewise.
     pub(super) fn prune(&mut self, mut node: u32) {
         while node != ROOT {
-            let Node { parent, hash, users, .. } = self.nodes[node as usize];
+            let Node { parent, hash, users, newer, older, .. } = self.nodes[node as usize];
             let blocks = &self.blocks[node as usize * self.groups..][..self.groups];
             if users > 0 || blocks.iter().any(|block| *block != NO_BLOCK) {
                 return;
             }
             self.index.remove(&hash);
             self.free.push(node);
+            if older != NONE {
+                self.nodes[older as usize].newer = newer;
+            }
+            match newer {
+                NONE => self.nodes[parent as usize].newest = older,
+                newer => self.nodes[newer as usize].older = older,
+            }
             self.nodes[parent as usize].users -= 1;
             node = parent;
         }
@@ -130,6 +166,12 @@ impl PrefixTree {
     #[cfg(test)]
     pub(super) fn set_hash(&mut self, hash: fn(u64, &Tokens) -> u64) {
         self.hash = hash;
+    }
+}
+
+impl Node {
+    fn new(parent: u32, hash: u64, tokens: &Tokens) -> Node {
+        Node { parent, hash, users: 0, tokens: *tokens, newest: NONE, newer: NONE, older: NONE }
     }
 }
 

@@ -25,15 +25,33 @@ impl World {
     }
 
     fn begin(&mut self, tokens: &[u32], shares: bool) {
-        let table = match shares {
-            true => self.cache.attach(|at| tokens[at], tokens.len().saturating_sub(1)),
+        let most = tokens.len().saturating_sub(1);
+        let mut table = match shares {
+            true => self.cache.attach(|at| tokens[at], most),
             false => self.cache.table(),
         };
+        if shares {
+            self.attach_part(&mut table, tokens, most);
+        }
         assert!(table.len() < tokens.len().max(1));
         self.live.push((tokens[..table.len()].to_vec(), table));
         self.check();
         let rest = tokens[self.live[self.live.len() - 1].1.len()..].to_vec();
         self.extend(self.live.len() - 1, &rest);
+    }
+
+    fn attach_part(&mut self, table: &mut Table, tokens: &[u32], most: usize) {
+        let before = table.len();
+        let copies = self.cache.attach_part(table, |at| tokens[at], most);
+        assert!(table.len() <= most.max(before) && table.len() < before + KV_BLOCK);
+        assert_eq!(copies.len(), if table.len() > before { self.storage.len() } else { 0 });
+        self.copy(copies);
+    }
+
+    fn copy(&mut self, copies: Vec<Copy>) {
+        for Copy { group, from, to } in copies {
+            self.storage[group][to as usize] = self.storage[group][from as usize];
+        }
     }
 
     /// Computes more tokens of a sequence, as many as there is room for.
@@ -66,10 +84,9 @@ impl World {
             assert!(copies.is_empty());
             return;
         };
-        for Copy { group, from, to } in copies {
-            self.storage[group][to as usize] = self.storage[group][from as usize];
-        }
-        self.live.push((tokens.clone(), table));
+        let tokens = tokens.clone();
+        self.copy(copies);
+        self.live.push((tokens, table));
     }
 
     fn release(&mut self, at: usize) {
@@ -179,6 +196,56 @@ fn a_prefix_is_found_as_whole_blocks_and_made_room_for_from_its_end() {
     assert_eq!(world.cache.evictions(), 1);
     let table = world.cache.attach(|at| prompt[at], 129);
     assert_eq!(table.len(), 96);
+    world.cache.release(table);
+    world.end();
+}
+
+#[test]
+fn a_prefix_is_found_to_the_token_where_a_block_begins_alike() {
+    for windows in [vec![group(None, 9)], vec![group(Some(40), 8), group(None, 9)]] {
+        let mut world = World::new(&windows);
+        let prompt = text(0, 100);
+        world.begin(&prompt, true);
+        world.release(0);
+        let found = |world: &mut World, tokens: &[u32], most: usize| {
+            let mut table = world.cache.attach(|at| tokens[at], most);
+            world.attach_part(&mut table, tokens, most);
+            let len = table.len();
+            world.live.push((tokens[..len].to_vec(), table));
+            world.check();
+            world.release(world.live.len() - 1);
+            len
+        };
+        // The last tokens, which fill no block, are not kept.
+        for (most, expected) in [(0, 0), (1, 1), (31, 31), (32, 32), (33, 33), (63, 63), (95, 95), (99, 96)] {
+            assert_eq!(found(&mut world, &prompt, most), expected, "{windows:?}");
+        }
+        for differs in [0, 1, 20, 31, 32, 40, 64, 95] {
+            let mut other = prompt.clone();
+            other[differs] += 1000;
+            assert_eq!(found(&mut world, &other, 99), differs, "{windows:?}");
+        }
+        world.end();
+    }
+}
+
+#[test]
+fn a_block_that_begins_alike_does_not_make_room_for_its_copy() {
+    let mut world = World::new(&[group(None, 2)]);
+    let prompt = text(0, 64);
+    world.begin(&prompt, true);
+    world.release(0);
+    // Both blocks are kept, and the first is the nearest to the other text: the second makes room.
+    let other: Vec<u32> = prompt[..20].iter().copied().chain(900..960).collect();
+    world.begin(&other[..30], true);
+    assert_eq!((world.live[0].1.len(), world.cache.evictions()), (30, 1));
+    // With no other block, there is no copy.
+    let mut world = World::new(&[group(None, 1)]);
+    world.begin(&prompt[..32], true);
+    world.release(0);
+    let mut table = world.cache.attach(|at| other[at], 29);
+    world.attach_part(&mut table, &other, 29);
+    assert_eq!((table.len(), world.cache.pool(0).kept()), (0, 1));
     world.cache.release(table);
     world.end();
 }

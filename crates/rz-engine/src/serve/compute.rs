@@ -113,7 +113,10 @@ impl Engine {
         let mut copies: Vec<Copy> = Vec::new();
         loop {
             let others = self.waiting.range((Bound::Excluded(first), Bound::Unbounded)).next();
-            let Some(rank) = others.map(|(rank, _)| *rank).filter(|rank| rank.1 == first.1) else { return };
+            let Some(rank) = others.map(|(rank, _)| *rank).filter(|rank| rank.request == first.request)
+            else {
+                return;
+            };
             if self.running.len() + outcome.forks.len() >= self.max_running {
                 return;
             }

@@ -1,24 +1,26 @@
 //! The engine: who waits, who is worked on, and which tokens the next pass computes.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rz_model::Forward;
 use rz_tokenizer::Tokenizer;
 
 use super::pass::Pass;
-use super::schedule::{Chunk, Prompt, share};
-use super::sequence::{self, Rank, Sequence, Tools};
+use super::schedule::{Chunk, Prompt, Rank, Sharing};
+use super::sequence::{self, Sequence, Tools};
 use super::{
     EngineOptions, EngineStats, Event, EventKind, FinishReason, GroupStats, Limits, Refusal, Request,
     RequestId,
 };
-use crate::cache::{KvCache, Table};
+use crate::cache::{Copy, KvCache, Table};
 
 /// Logits that one pass may compute for prompts, in bytes.
 const MAX_LOGITS: usize = 64 << 20;
+
+/// Where several requests were there at a time, more are expected for so long.
+const CROWD: Duration = Duration::from_secs(1);
 
 /// Runs many requests over one model, a step at a time.
 ///
@@ -42,8 +44,11 @@ pub struct Engine {
     ready: Vec<Event>,
     next_id: u64,
     chunk: Chunk,
-    /// When the last step began and how many tokens of prompts it took, if another follows it.
-    last: Option<(Instant, usize)>,
+    sharing: Sharing,
+    /// When several requests were there last.
+    crowded: Option<Instant>,
+    /// When the last step began, and how many tokens of prompts and of answers it took, if another follows it.
+    last: Option<(Instant, [usize; 2])>,
     /// The time of the last step.
     pub(super) now: Option<Instant>,
     pub(super) pass: Pass,
@@ -93,6 +98,8 @@ impl Engine {
             ready: Vec::new(),
             next_id: 0,
             chunk: Chunk::new(options.target_step, options.min_chunk, most),
+            sharing: Sharing::default(),
+            crowded: None,
             last: None,
             now: None,
             pass: Pass::default(),
@@ -162,8 +169,8 @@ impl Engine {
     pub fn step_with(&mut self, mut clock: impl FnMut() -> Instant) -> Vec<Event> {
         let now = clock();
         self.now = Some(now);
-        if let Some((before, tokens)) = self.last.take() {
-            self.chunk.took(tokens, now.saturating_duration_since(before));
+        if let Some((before, [prompts, answers])) = self.last.take() {
+            self.chunk.took(prompts, answers, now.saturating_duration_since(before));
         }
         let mut events = std::mem::take(&mut self.ready);
         self.see_arrivals(now);
@@ -173,12 +180,13 @@ impl Engine {
             &mut events,
         );
         self.admit(now, &mut events);
-        let prompt_tokens = self.plan(&mut events);
+        self.watch_crowd(now);
+        let planned = self.plan(&mut events);
         self.compute(&mut clock, &mut events);
         let tokens = events.iter().filter(|event| matches!(event.kind, EventKind::Token { .. }));
         self.stats.generated_tokens += tokens.count() as u64;
         if !self.is_idle() {
-            self.last = Some((now, prompt_tokens));
+            self.last = Some((now, planned));
         }
         events
     }
@@ -209,6 +217,15 @@ impl Engine {
         for sequence in self.waiting.values_mut() {
             sequence.arrived.get_or_insert(now);
         }
+    }
+
+    /// Steps may take longer where one request has the engine to itself, and had for a while.
+    fn watch_crowd(&mut self, now: Instant) {
+        if self.live.len() > 1 {
+            self.crowded = Some(now);
+        }
+        let calm = self.crowded.is_none_or(|last| now.saturating_duration_since(last) >= CROWD);
+        self.chunk.set_calm(calm);
     }
 
     /// Ends all answers of which this is true.
@@ -261,28 +278,28 @@ impl Engine {
     /// Begins work on those who wait, in order, as far as there is room.
     fn admit(&mut self, now: Instant, events: &mut Vec<Event>) {
         while let Some(rank) = self.next_waiting() {
-            let Reverse(priority) = rank.0;
             if self.running.len() >= self.max_running {
-                if self.preempt_below(priority) {
+                if self.preempt_for(rank) {
                     continue;
                 }
                 return;
             }
             let Some(mut sequence) = self.waiting.remove(&rank) else { return };
             sequence.prepare();
-            let table = self.attach(&sequence);
+            let mut table = self.attach(&sequence);
             let alone = self.running.is_empty();
             // Those who are worked on have been promised room for what they are now.
             let others = self.running.iter().filter_map(|s| Some((s.table.as_ref()?, s.len())));
             if !alone && !self.cache.has_room(&table, sequence.len(), others) {
                 self.cache.release(table);
                 self.waiting.insert(rank, sequence);
-                if self.preempt_below(priority) {
+                if self.preempt_for(rank) {
                     continue;
                 }
                 return;
             }
             if sequence.job.cache_prompt {
+                self.attach_part(&sequence, &mut table);
                 self.stats.prefix_queries += sequence.len() as u64;
                 self.stats.prefix_hits += table.len() as u64;
             }
@@ -308,6 +325,14 @@ impl Engine {
         }
     }
 
+    /// Takes what is kept of the prompt's next tokens, less than a block of them.
+    fn attach_part(&mut self, sequence: &Sequence, table: &mut Table) {
+        let copies = self.cache.attach_part(table, |index| sequence.token(index), sequence.reusable());
+        for Copy { group, from, to } in copies {
+            self.model.copy_block(group, from, to);
+        }
+    }
+
     fn count_start(&mut self, sequence: &Sequence) {
         if let Some(live) = self.live.get_mut(&sequence.job.id)
             && !live.started
@@ -322,13 +347,13 @@ impl Engine {
         self.running.insert(at, sequence);
     }
 
-    /// Takes the room of the last in order, if its priority is lower.
-    fn preempt_below(&mut self, priority: i32) -> bool {
-        let lower = self.running.last().is_some_and(|last| last.job.priority < priority);
-        if lower {
+    /// Takes the room of the last in order, if this one may.
+    fn preempt_for(&mut self, rank: Rank) -> bool {
+        let gives_way = self.running.last().is_some_and(|last| rank.displaces(&last.rank()));
+        if gives_way {
             self.preempt();
         }
-        lower
+        gives_way
     }
 
     /// Takes the room of the last in order. It waits, to be computed anew.
@@ -348,8 +373,8 @@ impl Engine {
     }
 
     /// Decides how many tokens of each sequence are computed, and takes the blocks for them. Returns how many of
-    /// them are tokens of prompts.
-    fn plan(&mut self, events: &mut Vec<Event>) -> usize {
+    /// them are tokens of prompts, and of answers.
+    fn plan(&mut self, events: &mut Vec<Event>) -> [usize; 2] {
         // Answers that are being generated: one token each, in order.
         let (mut at, mut decoding) = (0, 0);
         while at < self.running.len() {
@@ -364,7 +389,7 @@ impl Engine {
         let prompts: Vec<Prompt> =
             unplanned.map(|s| Prompt { priority: s.job.priority, left: s.left() }).collect();
         let budget = self.chunk.size().min(self.model.max_batch().saturating_sub(decoding));
-        share(&prompts, budget, &mut self.shares);
+        self.sharing.share(&prompts, budget, self.chunk.least(), &mut self.shares);
         let mut rows = (MAX_LOGITS / size_of::<f32>() / self.model.vocabulary().max(1)).max(1);
         let (mut at, mut prompt, mut taken) = (0, 0, 0);
         while at < self.running.len() {
@@ -384,7 +409,7 @@ impl Engine {
             let sequence = self.running.remove(0);
             self.end(sequence, FinishReason::Length { context_full: true }, events);
         }
-        taken
+        [taken, decoding]
     }
 
     /// Takes the blocks for up to so many further tokens of a sequence, at the expense of those that come after it,

@@ -159,7 +159,9 @@ pub struct EngineOptions {
     pub max_logprobs: usize,
     /// Tokens that a sequence can have; without it, what the storage of keys and values holds.
     pub context: Option<usize>,
-    /// How long a step should take: prompts are cut into chunks so that those who read along wait no longer.
+    /// How long a step may compute prompts: they are cut into chunks so that those who read along, and those who
+    /// come, wait no longer. As long as a short prompt takes it may in any case, and for twice as long where one
+    /// request has been alone for a while.
     pub target_step: Duration,
     /// The shortest chunk that prompts are cut into to keep the target.
     pub min_chunk: usize,
@@ -178,8 +180,8 @@ impl Default for EngineOptions {
             max_choices: 128,
             max_logprobs: 20,
             context: None,
-            target_step: Duration::from_millis(50),
-            min_chunk: 16,
+            target_step: Duration::from_millis(10),
+            min_chunk: 8,
             max_chunk: None,
             identity: String::new(),
         }

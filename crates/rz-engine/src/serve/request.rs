@@ -36,7 +36,8 @@ pub struct Request {
     pub prompt_logprobs: Option<usize>,
     /// What is computed.
     pub want: Want,
-    /// Requests with a higher priority come first, and take the room of those with a lower one.
+    /// Requests with a higher priority come first, and take the room of those with a lower one; for each step of
+    /// priority, before those of up to 1024 requests that came earlier.
     pub priority: i32,
     /// When to give up, finished or not.
     pub deadline: Option<Instant>,

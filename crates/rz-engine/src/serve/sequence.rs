@@ -1,6 +1,5 @@
 //! One answer in the making: its tokens, how the next one is chosen, and what it has cost.
 
-use std::cmp::Reverse;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use rz_model::Want as Row;
 use rz_model::sampler::{Candidates, Chain, StepContext};
 use rz_tokenizer::Tokenizer;
 
+use super::schedule::Rank;
 use super::{
     Constraint, ContextShift, Event, EventKind, FinishReason, Pooling, Refusal, Request, RequestId, Scored,
     StopCause, Timings, TokenMask, TokenScore, Usage, Want,
@@ -39,9 +39,6 @@ pub(super) struct Job {
     ignore_eos: bool,
     logprobs: Option<usize>,
 }
-
-/// The order in which sequences are served: priority, then age.
-pub(super) type Rank = (Reverse<i32>, RequestId, usize);
 
 /// An answer in the making.
 pub(super) struct Sequence {
@@ -162,7 +159,7 @@ impl Sequence {
     }
 
     pub(super) fn rank(&self) -> Rank {
-        (Reverse(self.job.priority), self.job.id, self.choice)
+        Rank::new(self.job.priority, self.job.id, self.choice)
     }
 
     /// Tokens of the sequence as the model sees it, without those that were forgotten.

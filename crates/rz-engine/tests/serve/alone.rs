@@ -249,6 +249,55 @@ fn a_higher_priority_takes_room() {
     assert_eq!(answers.of(low).tokens, continuation(&text(40, 0, 1), &greedy(), 0, 50));
 }
 
+/// Low priorities wait, and not for ever, however many requests of high ones come.
+#[test]
+fn a_low_priority_does_not_starve() {
+    let options = EngineOptions { max_running: 2, ..EngineOptions::default() };
+    let mut engine = engine_with(Fake::new(&[group(None, 12)], 64), options);
+    let mut answers = Answers::default();
+    let now = Instant::now();
+    let urgent = |engine: &mut rz_engine::serve::Engine| {
+        let mut request = crate::request(text(5, 0, 2), 2);
+        request.priority = 1;
+        engine.submit(request).unwrap();
+    };
+    (0..4).for_each(|_| urgent(&mut engine));
+    let low = engine.submit(crate::request(text(40, 0, 1), 10)).unwrap();
+    let mut overtaken = 0;
+    while answers.0.get(&(low, 0)).is_none_or(|answer| answer.end.is_none()) {
+        while engine.stats().queued < 4 {
+            urgent(&mut engine);
+            overtaken += 1;
+        }
+        answers.take(engine.step(now));
+        assert!(overtaken < 1100, "it waits for ever");
+    }
+    assert!(overtaken > 900, "{overtaken}");
+    assert_eq!(answers.of(low).tokens, continuation(&text(40, 0, 1), &greedy(), 0, 10));
+}
+
+/// A long prompt gets on while short ones come without end.
+#[test]
+fn a_long_prompt_does_not_starve() {
+    let options = EngineOptions { max_chunk: Some(32), context: Some(2000), ..EngineOptions::default() };
+    let mut engine = engine_with(Fake::new(&[group(None, 100)], 128), options);
+    let mut answers = Answers::default();
+    let now = Instant::now();
+    let long = engine.submit(crate::request(text(1000, 0, 1), 1)).unwrap();
+    let mut steps = 0;
+    while answers.0.get(&(long, 0)).is_none_or(|answer| answer.end.is_none()) {
+        while engine.stats().waiting < 3 {
+            let mut short = crate::request(text(30, 0, 2), 1);
+            short.cache_prompt = false;
+            engine.submit(short).unwrap();
+        }
+        answers.take(engine.step(now));
+        steps += 1;
+    }
+    // A quarter of what a step computes, up to 32 tokens.
+    assert!((100..=170).contains(&steps), "{steps}");
+}
+
 /// Those who read along get a token with every step, while a long prompt is computed in chunks; short prompts that
 /// come later need not wait for it.
 #[test]
@@ -277,6 +326,6 @@ fn a_long_prompt_stalls_nobody() {
             first_of_short = Some(step);
         }
     }
-    assert_eq!(first_of_short, Some(6), "40 tokens at 24 a step");
+    assert_eq!(first_of_short, Some(6), "32 tokens a step, and all for the short one");
     assert!(!answers.of(long).tokens.is_empty());
 }

@@ -27,6 +27,9 @@ pub enum EngineError {
     /// A stop string without characters would stop everything.
     #[error("a stop string is empty: give it at least one character")]
     EmptyStop,
+    /// The constraint of an answer cannot go on.
+    #[error("{0}")]
+    Constraint(String),
     /// A file of a saved slot that cannot be used, or cannot be made.
     #[error("{}: the slot {problem}", path.display())]
     Slot {

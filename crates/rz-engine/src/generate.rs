@@ -8,6 +8,7 @@ use rz_model::Forward;
 use rz_model::sampler::{Chain, StepContext};
 use rz_tokenizer::{DecodeOptions, Tokenizer};
 
+use crate::constraint::{self, Broken, Constraint, TokenMask};
 use crate::text::Text;
 use crate::{EngineError, Session};
 
@@ -25,6 +26,8 @@ pub struct Request<'a> {
     pub stop: &'a [String],
     /// Goes on after tokens that end the generation.
     pub ignore_eos: bool,
+    /// Which tokens may come.
+    pub constraint: Option<Box<dyn Constraint>>,
     /// How tokens become text. Continuing ones, without special tokens, unless told otherwise.
     pub decode: DecodeOptions,
     /// Ends the generation when it becomes true, at the latest after the next chunk or token.
@@ -35,7 +38,17 @@ impl<'a> Request<'a> {
     /// Continues the prompt until the model ends or the context is full.
     pub fn new(prompt: &'a [u32], chain: Chain) -> Self {
         let decode = DecodeOptions { continues: true, ..DecodeOptions::default() };
-        Self { prompt, chain, seed: 0, max_tokens: None, stop: &[], ignore_eos: false, decode, cancel: None }
+        Self {
+            prompt,
+            chain,
+            seed: 0,
+            max_tokens: None,
+            stop: &[],
+            ignore_eos: false,
+            constraint: None,
+            decode,
+            cancel: None,
+        }
     }
 }
 
@@ -69,6 +82,8 @@ pub enum Finish {
     EndOfGeneration(u32),
     /// The stop string of this index was completed.
     StopString(usize),
+    /// Nothing can follow under the constraint.
+    ConstraintEnd,
     /// As many tokens as were asked for.
     MaxTokens,
     /// The context holds no more tokens.
@@ -117,6 +132,7 @@ pub struct Generation<'a, F: Forward> {
     tokenizer: &'a Tokenizer,
     request: Request<'a>,
     text: Text<&'a Tokenizer>,
+    mask: TokenMask,
     /// The prompt and what was generated.
     history: Vec<u32>,
     state: State,
@@ -153,9 +169,11 @@ impl<F: Forward> Session<F> {
             return Err(EngineError::ContextFull { tokens: prompt_tokens, context: self.context() });
         }
         let text = Text::new(tokenizer, request.decode, request.stop)?;
+        let text = text.whole_characters(request.constraint.is_some());
         let cached_tokens = self.reuse(request.prompt);
         Ok(Generation {
             text,
+            mask: TokenMask::new(tokenizer.len()),
             history: request.prompt.to_vec(),
             session: self,
             tokenizer,
@@ -223,12 +241,16 @@ impl<F: Forward> Generation<'_, F> {
         if self.request.max_tokens.is_some_and(|most| self.stats.generated_tokens >= most) {
             return Ok(Some(Finish::MaxTokens));
         }
-        let id = self.session.choose(
-            self.tokenizer.len(),
-            &mut self.request.chain,
-            &mut StepContext::new(self.request.seed, &self.history, self.request.prompt.len()),
-        )?;
-        if !self.request.ignore_eos && self.tokenizer.is_end_of_generation(id) {
+        let candidates = self.session.candidates(self.tokenizer.len())?;
+        if let Some(constraint) = &mut self.request.constraint
+            && !constraint::narrow(&mut **constraint, &mut self.mask, candidates)?
+        {
+            return Ok(Some(Finish::ConstraintEnd));
+        }
+        let mut context = StepContext::new(self.request.seed, &self.history, self.request.prompt.len());
+        let id = self.request.chain.choose(candidates, &mut context)?;
+        let constrained = self.request.constraint.is_some();
+        if (!self.request.ignore_eos || constrained) && self.tokenizer.is_end_of_generation(id) {
             return Ok(Some(Finish::EndOfGeneration(id)));
         }
         self.history.push(id);
@@ -236,6 +258,11 @@ impl<F: Forward> Generation<'_, F> {
         let (text, stopped) = self.text.push(id);
         self.ready.push_back(Event::Token { id, text });
         self.state = State::Feed;
+        if let (None, Some(constraint)) = (stopped, &mut self.request.constraint)
+            && constraint::accept(&mut **constraint, id)?
+        {
+            return Ok(Some(Finish::ConstraintEnd));
+        }
         Ok(stopped.map(Finish::StopString))
     }
 
@@ -265,6 +292,12 @@ impl<F: Forward> Generation<'_, F> {
             }
         }
         self.ready.push_back(Event::Finished { reason, stats: self.stats });
+    }
+}
+
+impl From<Broken> for EngineError {
+    fn from(broken: Broken) -> Self {
+        Self::Constraint(broken.message())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cache;
+mod constraint;
 mod error;
 mod generate;
 mod model_file;
@@ -13,6 +14,7 @@ mod tables;
 mod text;
 
 pub use bench::{BenchOptions, BenchReport, bench, median, read_bandwidth};
+pub use constraint::{Constraint, TokenMask};
 pub use error::EngineError;
 pub use generate::{Event, Finish, Generation, Request, Stats};
 pub use model_file::ModelFile;

@@ -1,6 +1,6 @@
 //! One sequence over a back end: its KV blocks and what is in them.
 
-use rz_model::sampler::{Candidates, Chain, StepContext};
+use rz_model::sampler::Candidates;
 use rz_model::{Batch, Forward, Output, Want};
 
 use crate::EngineError;
@@ -143,16 +143,11 @@ impl<F: Forward> Session<F> {
         Ok(())
     }
 
-    /// Chooses the token after the one fed last among the ids below `vocabulary`.
-    pub(crate) fn choose(
-        &mut self,
-        vocabulary: usize,
-        chain: &mut Chain,
-        context: &mut StepContext<'_>,
-    ) -> Result<u32, EngineError> {
+    /// What may follow the token fed last, of the ids below `vocabulary`.
+    pub(crate) fn candidates(&mut self, vocabulary: usize) -> Result<&mut Candidates, EngineError> {
         let logits = &self.output.logits[self.last_row()..];
         self.candidates.load(&logits[..vocabulary.min(logits.len())])?;
-        Ok(chain.choose(&mut self.candidates, context)?)
+        Ok(&mut self.candidates)
     }
 
     /// Where the logits of the token fed last begin.

@@ -11,6 +11,8 @@ use crate::stop::StopStrings;
 pub(crate) struct Text<T> {
     decoder: Decoder<T>,
     stop: StopStrings,
+    /// Whether a character that never became complete is left out at the end.
+    whole: bool,
 }
 
 impl<T: Deref<Target = Tokenizer>> Text<T> {
@@ -19,7 +21,12 @@ impl<T: Deref<Target = Tokenizer>> Text<T> {
         options: DecodeOptions,
         stop: &[S],
     ) -> Result<Self, EngineError> {
-        Ok(Self { stop: StopStrings::new(stop)?, decoder: Decoder::new(tokenizer, options) })
+        Ok(Self { stop: StopStrings::new(stop)?, decoder: Decoder::new(tokenizer, options), whole: false })
+    }
+
+    /// Leaves out what is no whole character at the end, so that the text is a part of what it was to become.
+    pub(crate) fn whole_characters(self, whole: bool) -> Self {
+        Self { whole, ..self }
     }
 
     /// The text that is certain with one more token, and the stop string that it completes.
@@ -34,7 +41,8 @@ impl<T: Deref<Target = Tokenizer>> Text<T> {
 
     /// The text that waited, at the end, and the stop string that it completes after all.
     pub(crate) fn finish(&mut self) -> (String, Option<usize>) {
-        let (mut text, stopped) = self.stop.push(self.decoder.finish());
+        let rest = self.decoder.finish();
+        let (mut text, stopped) = self.stop.push(if self.whole { "" } else { rest });
         if stopped.is_none() {
             text += &self.stop.finish();
         }

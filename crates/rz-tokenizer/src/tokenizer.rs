@@ -269,6 +269,12 @@ impl Tokenizer {
         Some(bytes)
     }
 
+    /// Whether every token adds the same bytes wherever it stands, so that [`token_bytes`](Self::token_bytes)
+    /// together are the text.
+    pub fn has_token_bytes(&self) -> bool {
+        !matches!(self.model, Model::Foreign(_))
+    }
+
     /// Whether a token steers the model and is no text.
     pub fn is_special(&self, id: u32) -> bool {
         matches!(self.vocabulary.kind(id), Some(Kind::Control | Kind::Unknown))

@@ -253,7 +253,7 @@ impl Engine {
             self.cache.release(table);
         }
         match reason {
-            FinishReason::Error(_) => self.stats.errors += 1,
+            FinishReason::Error(_) | FinishReason::ConstraintFailed(_) => self.stats.errors += 1,
             FinishReason::Cancelled => self.stats.cancelled += 1,
             FinishReason::Deadline => self.stats.timed_out += 1,
             _ => {}

@@ -97,6 +97,8 @@ pub enum FinishReason {
     Deadline,
     /// Nothing can follow under its constraint.
     ConstraintEnd,
+    /// Its constraint cannot go on, and says why.
+    ConstraintFailed(String),
     /// What was asked for is no text, and complete.
     Complete,
     /// It failed; the others go on.

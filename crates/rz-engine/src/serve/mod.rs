@@ -6,7 +6,6 @@
 //! What a request gives does not depend on what else is running: the same request alone gives the same events.
 
 mod compute;
-mod constraint;
 mod engine;
 mod event;
 mod limits;
@@ -19,7 +18,7 @@ mod slot;
 mod stats;
 mod thread;
 
-pub use constraint::{Constraint, TokenMask};
+pub use crate::constraint::{Constraint, TokenMask};
 pub use engine::Engine;
 pub use event::{Event, EventKind, FinishReason, RequestId, Scored, StopCause, Timings, TokenScore, Usage};
 pub use limits::{EngineOptions, Limits, Refusal};

@@ -1,6 +1,5 @@
 //! One answer in the making: its tokens, how the next one is chosen, and what it has cost.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use super::{
     StopCause, Timings, TokenMask, TokenScore, Usage, Want,
 };
 use crate::cache::Table;
+use crate::constraint::{self, Broken};
 use crate::perplexity::loss;
 use crate::text::Text;
 
@@ -136,7 +136,7 @@ pub(super) fn sequences(
             dropped: 0,
             generated: 0,
             chain: Chain::new(&request.sampling)?,
-            text: text.map_err(empty)?,
+            text: text.map_err(empty)?.whole_characters(request.constraint.is_some()),
             constraint: request.constraint.as_ref().map(|constraint| constraint.fork()),
             prompt_scores: Vec::new(),
             pooled: Vec::new(),
@@ -308,8 +308,8 @@ impl Sequence {
             return Some(FinishReason::Stop(StopCause::String(which)));
         }
         if let Some(constraint) = &mut self.constraint {
-            match guarded(|| constraint.accept(id).map(|()| constraint.is_complete())) {
-                Err(problem) => return Some(FinishReason::Error(problem)),
+            match constraint::accept(&mut **constraint, id) {
+                Err(broken) => return Some(broken.into()),
                 Ok(true) => return Some(FinishReason::ConstraintEnd),
                 Ok(false) => {}
             }
@@ -337,13 +337,14 @@ impl Sequence {
             candidates.map_ids(&job.ends, |_| f32::NEG_INFINITY);
         }
         if let Some(constraint) = &mut self.constraint {
-            mask.clear();
-            let ask =
-                || if constraint.is_complete() { Ok(true) } else { constraint.allow(mask).map(|()| false) };
-            if guarded(ask).map_err(FinishReason::Error)? {
+            if !constraint::narrow(&mut **constraint, mask, candidates)? {
                 return Err(FinishReason::ConstraintEnd);
             }
-            candidates.map(|c| if mask.is_allowed(c.id) { c.logit } else { f32::NEG_INFINITY });
+            if candidates.is_empty() {
+                // What was excluded above is all that can follow, and comes all the same.
+                candidates.load(logits).map_err(failed)?;
+                constraint::narrow_to(mask, candidates);
+            }
         }
         let seed = job.seed.wrapping_add(self.choice as u64);
         let mut context = StepContext::new(seed, &self.history, job.prompt.len());
@@ -385,9 +386,13 @@ impl Sequence {
     }
 }
 
-/// Asks a constraint, whose panic ends one answer and not all.
-fn guarded<T>(ask: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| Err("the constraint failed: this is a bug".into()))
+impl From<Broken> for FinishReason {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Said(message) => Self::ConstraintFailed(message),
+            bug @ Broken::Bug => Self::Error(bug.message()),
+        }
+    }
 }
 
 /// How likely a token is, and which `top` tokens are the likeliest.

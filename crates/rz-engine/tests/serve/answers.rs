@@ -175,7 +175,7 @@ fn a_constraint_decides_what_may_come() {
         (word(b"yes", false), "yes", FinishReason::Stop(StopCause::EndOfGeneration(END))),
         (word(b"yes", true), "yes", FinishReason::ConstraintEnd),
         (word(b"", true), "", FinishReason::ConstraintEnd),
-        (word(b"no?", true), "no", FinishReason::Error("a word that cannot go on".into())),
+        (word(b"no?", true), "no", FinishReason::ConstraintFailed("a word that cannot go on".into())),
         (word(b"n!", true), "n", FinishReason::Error("the constraint failed: this is a bug".into())),
     ];
     let mut answers = Answers::default();

@@ -72,6 +72,7 @@ impl Answer {
         match self.finish {
             Finish::EndOfGeneration(_) => "end",
             Finish::StopString(_) => "stop",
+            Finish::ConstraintEnd => "complete",
             Finish::MaxTokens => "max_tokens",
             Finish::ContextFull => "context_full",
             Finish::Cancelled => "cancelled",

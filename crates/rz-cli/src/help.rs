@@ -64,8 +64,12 @@ Examples:
   rz run --no-template -n 50 \"Once upon a time\"
   rz run --greedy --json \"2+2=\" | jq .text
   rz run --seed 42 --temp 1.2 --stop \"END\" --stats \"Tell me a story.\"
+  rz run --choice yes --choice no \"Is a whale a fish?\"
+  rz run --json-schema city.json \"Tell me about Paris.\"
 
-The finish of --json is end (the model ended), stop (a stop string), max_tokens, context_full or cancelled.";
+The finish of --json is end (the model ended), complete (nothing can follow under a constraint), stop (a stop \
+string), max_tokens, context_full or cancelled. An answer under a constraint that was cut is the beginning of one that \
+is as asked for.";
 
 pub(crate) const CHAT: &str = "\
 Holds a conversation with a model that has a chat template.

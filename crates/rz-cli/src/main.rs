@@ -3,6 +3,7 @@
 mod answer;
 mod args;
 mod commands;
+mod constrain;
 mod environment;
 mod failure;
 mod help;

@@ -170,3 +170,71 @@ fn commands_of_a_conversation() {
     assert!(message.contains("talk.json"), "{message}");
     assert!(std::fs::read_to_string(&file).expect("the file").contains("Say one word."));
 }
+
+#[test]
+fn answers_are_what_they_must_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.to_str().expect("a path").to_owned()
+    };
+    let schema = r#"{"type": "object", "properties": {"city": {"type": "string", "maxLength": 20},
+        "people": {"type": "integer", "minimum": 1, "maximum": 99}}, "required": ["city", "people"],
+        "additionalProperties": false}"#;
+    let file = write("city.json", schema);
+    for given in [schema, &file] {
+        let whole = result(&["-n", "60", "--json-schema", given, "About Paris:"]);
+        let value: Value = serde_json::from_str(whole["text"].as_str().expect("text")).expect("JSON");
+        assert!(value["city"].is_string() && (1..=99).contains(&value["people"].as_i64().expect("a number")));
+        assert_eq!(whole["finish"], "complete");
+    }
+    // Nothing is allowed that the expression does not match, however unlikely the rest is.
+    let number = result(&["--regex", "[0-9]{3}-[0-9]{4}", "My number is"]);
+    let text = number["text"].as_str().expect("text");
+    assert!(text.len() == 8 && text.as_bytes()[3] == b'-', "{text}");
+    let choice = result(&["--choice", "zebra", "--choice", "quark", "The capital of France is"]);
+    assert!(["zebra", "quark"].contains(&choice["text"].as_str().expect("text")), "{choice}");
+    for (name, grammar) in [
+        ("g.lark", "start: \"<\" (/[a-z]{2}/ | start) \">\""),
+        ("g.gbnf", "root ::= \"<\" ([a-z]{2} | root) \">\""),
+    ] {
+        let whole = result(&["-n", "40", "--grammar-file", &write(name, grammar), "Tag:"]);
+        let text = whole["text"].as_str().expect("text");
+        assert!(text.starts_with('<'), "{text}");
+        if whole["finish"] == "complete" {
+            assert_eq!(text.matches('<').count(), text.matches('>').count(), "{text}");
+        }
+    }
+    // What is cut is the beginning of what it would have been.
+    let whole = result(&["-n", "60", "--json-schema", schema, "About Paris:"]);
+    let mut command = rz();
+    command.args(["run", "--greedy", "--no-template", "-n", "5", "--json-schema", schema, "About Paris:"]);
+    command.args(with_model(&model()));
+    let cut = output(command, b"");
+    assert!(
+        whole["text"].as_str().expect("text").starts_with(String::from_utf8_lossy(&cut.stdout).trim_end())
+    );
+    assert!(String::from_utf8_lossy(&cut.stderr).contains("not complete"), "{cut:?}");
+}
+
+#[test]
+fn constraints_that_cannot_be_used_are_refused() {
+    for (arguments, named) in [
+        (&["--regex", "("][..], "the regular expression cannot be used"),
+        (&["--json-schema", "{\"type\": 5}"], "the JSON schema cannot be used"),
+        (&["--json-schema", "{\"type\": "], "--json-schema is not JSON"),
+        (&["--json-schema", "/no/such/file.json"], "/no/such/file.json"),
+        (&["--grammar-file", "/no/such/file.gbnf"], "/no/such/file.gbnf"),
+        (&["--regex", "a", "--choice", "b"], "cannot be used with"),
+        (&["--regex", "(?<=a)b"], "the regular expression cannot be used"),
+        (&["--choice", ""], "a choice is empty"),
+    ] {
+        let mut command = rz();
+        command.args(["run", "Hi"]).args(arguments).args(with_model(&model()));
+        let output = output(command, b"");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(named), "{arguments:?}: {said}");
+    }
+}

@@ -10,7 +10,7 @@ use crate::app::Admission;
 use crate::backend::{Backend, Event, Events, Finish, Generate, Job, Refusal, Task, TokenScore, Usage};
 use crate::body::off_thread;
 use crate::metrics::ModelMetrics;
-use crate::output::{Format, Part, Splitter};
+use crate::output::{CLOSE, Format, Part, Splitter};
 use crate::prompt::{Prepared, Prompt, prepare};
 use crate::sampling::Sampling;
 use crate::slots::{Seat, Slots};
@@ -195,6 +195,7 @@ fn submit(backend: &dyn Backend, slots: &Arc<Slots>, plan: &Plan) -> Result<Vec<
             prompt_logprobs: sampling.prompt_logprobs,
             cache_prompt: sampling.cache_prompt,
             constraint: prompt.constraint.or_else(|| sampling.constraint.clone()),
+            constraint_after: prompt.format.thinking.then_some(CLOSE),
         };
         let job = Job {
             prompt: prompt.tokens.clone(),
@@ -318,6 +319,11 @@ impl Answer {
                 self.metrics.broken(true, now - self.started);
                 tracing::error!(model = self.model(), error = %message, "a request failed");
                 return Err(ApiError::internal(message));
+            }
+            Some(Event::Refused(message)) => {
+                choice.done = true;
+                self.metrics.broken(true, now - self.started);
+                return Err(ApiError::bad_request(message));
             }
             Some(Event::Embedding(_)) | None => {
                 choice.done = true;

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+pub use rz_constrain::ConstraintSpec;
 use rz_model::sampler::Settings;
 use rz_tokenizer::{ChatTemplate, Tokenizer};
-use serde_json::Value;
 use tokio::sync::mpsc;
 
 /// A loaded model that answers requests, many at once.
@@ -132,22 +132,8 @@ pub struct Generate {
     pub cache_prompt: bool,
     /// What the answer must be.
     pub constraint: Option<ConstraintSpec>,
-}
-
-/// What an answer must be, as data.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum ConstraintSpec {
-    /// Any JSON object.
-    JsonObject,
-    /// JSON that a schema describes.
-    JsonSchema(Value),
-    /// Text that a regular expression matches as a whole.
-    Regex(String),
-    /// One of these texts.
-    Choice(Vec<String>),
-    /// What a grammar in Lark's notation describes.
-    Lark(String),
+    /// Where that begins: behind this text, before which everything may come.
+    pub constraint_after: Option<&'static str>,
 }
 
 /// Why a job is not taken.
@@ -221,6 +207,8 @@ pub enum Event {
     },
     /// The job failed. Nothing comes after it.
     Failed(String),
+    /// The job cannot be ended as it asks to be. Nothing comes after it.
+    Refused(String),
 }
 
 /// A token, and how likely the model took it to be.

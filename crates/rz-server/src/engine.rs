@@ -6,26 +6,24 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rz_constrain::{Compiler, ConstrainError};
 use rz_engine::EngineError;
 use rz_engine::serve::{
-    self, Constraint, EngineHandle, EngineThread, EventKind, FinishReason, Pooling, Request, StopCause, Want,
+    self, EngineHandle, EngineThread, EventKind, FinishReason, Pooling, Request, StopCause, Want,
 };
 use rz_tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::backend::{
-    Backend, ConstraintSpec, Event, Events, Finish, Generate, Job, ModelInfo, Refusal, SlotProblem, Stats,
-    Task, TokenScore, Usage,
+    Backend, Event, Events, Finish, Generate, Job, ModelInfo, Refusal, SlotProblem, Stats, Task, TokenScore,
+    Usage,
 };
-
-/// Turns the description of a constraint into the constraint. Called on threads that may wait.
-pub type Constrain = Arc<dyn Fn(&ConstraintSpec) -> Result<Box<dyn Constraint>, String> + Send + Sync>;
 
 /// A model on an engine with a thread of its own.
 pub struct EngineBackend {
     info: ModelInfo,
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
-    constrain: Option<Constrain>,
+    compiler: Compiler,
     handle: EngineHandle,
     /// The last step that was seen, and when it was new.
     seen: Mutex<(u64, Instant)>,
@@ -42,13 +40,8 @@ impl EngineBackend {
         template: Option<ChatTemplate>,
     ) -> Self {
         let seen = Mutex::new((0, Instant::now()));
-        Self { info, tokenizer, template, constrain: None, handle: thread.handle(), seen, _thread: thread }
-    }
-
-    /// Lets clients say what answers must be.
-    #[must_use]
-    pub fn with_constraints(self, constrain: Constrain) -> Self {
-        Self { constrain: Some(constrain), ..self }
+        let compiler = Compiler::new(tokenizer.clone());
+        Self { info, tokenizer, template, compiler, handle: thread.handle(), seen, _thread: thread }
     }
 
     fn request(&self, job: Job) -> Result<(Request, Vec<String>), Refusal> {
@@ -61,7 +54,11 @@ impl EngineBackend {
         };
         let generate: Generate = *generate;
         if let Some(spec) = &generate.constraint {
-            request.constraint = Some(self.constraint(spec)?);
+            let constraint = match generate.constraint_after {
+                None => self.compiler.compile(spec),
+                Some(marker) => self.compiler.compile_after(marker, spec),
+            };
+            request.constraint = Some(constraint.map_err(not_constrained)?);
         }
         request.n = generate.choices;
         request.sampling = generate.settings;
@@ -76,21 +73,6 @@ impl EngineBackend {
         request.prompt_logprobs = generate.prompt_logprobs;
         request.cache_prompt = generate.cache_prompt;
         Ok((request, generate.stop))
-    }
-
-    fn constraint(&self, spec: &ConstraintSpec) -> Result<Box<dyn Constraint>, Refusal> {
-        let param = match spec {
-            ConstraintSpec::JsonObject | ConstraintSpec::JsonSchema(_) => "response_format",
-            ConstraintSpec::Regex(_) => "guided_regex",
-            ConstraintSpec::Choice(_) => "guided_choice",
-            ConstraintSpec::Lark(_) => "guided_grammar",
-        };
-        let Some(constrain) = &self.constrain else {
-            let message =
-                "this server cannot hold answers to a schema, an expression or a grammar".to_owned();
-            return Err(Refusal::Unsupported { param, message });
-        };
-        constrain(spec).map_err(Refusal::Invalid)
     }
 }
 
@@ -201,6 +183,7 @@ fn translate(kind: EventKind, stop: &[String]) -> Option<Event> {
                 FinishReason::Cancelled => Finish::Cancelled,
                 FinishReason::Deadline => Finish::TimeLimit,
                 FinishReason::Error(message) => return Some(Event::Failed(message)),
+                FinishReason::ConstraintFailed(message) => return Some(Event::Refused(message)),
                 // The model ended it, its constraint did, or all was done.
                 _ => Finish::Stop,
             };
@@ -216,6 +199,14 @@ fn translate(kind: EventKind, stop: &[String]) -> Option<Event> {
         }
         _ => return None,
     })
+}
+
+fn not_constrained(error: ConstrainError) -> Refusal {
+    match error {
+        ConstrainError::Busy => Refusal::Busy { retry_after: 1 },
+        ConstrainError::Thread(_) => Refusal::Busy { retry_after: 5 },
+        other => Refusal::Invalid(other.to_string()),
+    }
 }
 
 fn refusal(refusal: serve::Refusal) -> Refusal {

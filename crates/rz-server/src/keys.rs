@@ -92,7 +92,9 @@ mod tests {
         assert!(!format!("{keys:?}").contains("first"));
         assert!(read("short").unwrap_err().to_string().contains("line 1"));
         assert!(read("good-enough\nwith space").unwrap_err().to_string().contains("line 2"));
-        assert!(read("# nothing\n").unwrap_err().to_string().ends_with("keys': there is no key: give one key a line, 8 to 512 visible ASCII characters each"));
+        assert!(read("# nothing\n").unwrap_err().to_string().ends_with(
+            "keys': there is no key: give one key a line, 8 to 512 visible ASCII characters each"
+        ));
         assert!(Keys::read(&folder.path().join("missing")).unwrap_err().to_string().contains("missing"));
         assert!(!Keys::default().accept(""));
     }

@@ -33,7 +33,7 @@ pub use backend::{
     SlotProblem, Stats, Task, TokenScore, Usage,
 };
 pub use config::Config;
-pub use engine::{Constrain, EngineBackend};
+pub use engine::EngineBackend;
 pub use error::{ApiError, ServerError};
 pub use keys::Keys;
 pub use library::{FetchProgress, Kept, Library, LibraryError};

@@ -160,6 +160,11 @@ pub(crate) fn render(backend: &dyn Backend, chat: &Chat, constrained: bool) -> R
     }
     text += &chat.prefill;
     format.thinking = thinking && chat.prefill.is_empty();
+    if thinks && !thinking && constrained && chat.thinking == Some(true) && chat.prefill.is_empty() {
+        // What the answer must be begins behind the thoughts, so that there must be some.
+        text += "<think>\n";
+        format.thinking = true;
+    }
 
     let constraint = match (&chat.choice, format.tools) {
         (ToolChoice::Required | ToolChoice::Named(_), Some(tool_format)) => {
@@ -183,14 +188,20 @@ fn call_schema(chat: &Chat, format: ToolFormat) -> Value {
         ToolChoice::Named(name) => tool.name == *name,
         _ => true,
     };
-    let schemas: Vec<Value> = chat
-        .tools
-        .iter()
-        .filter(named)
-        .map(|tool| {
+    let tools: Vec<&Tool> = chat.tools.iter().filter(named).collect();
+    let several = tools.len() != 1;
+    let schemas: Vec<Value> = tools
+        .into_iter()
+        .enumerate()
+        .map(|(index, tool)| {
+            let mut place = String::from(if format.is_array() { "#/items" } else { "#" });
+            if several {
+                place += &format!("/anyOf/{index}");
+            }
+            place += &format!("/properties/{}", format.arguments_key());
             let mut properties = Map::new();
             properties.insert("name".into(), json!({ "const": tool.name }));
-            properties.insert(format.arguments_key().into(), tool.parameters.clone());
+            properties.insert(format.arguments_key().into(), moved(&tool.parameters, &place));
             json!({
                 "type": "object",
                 "properties": properties,
@@ -203,7 +214,30 @@ fn call_schema(chat: &Chat, format: ToolFormat) -> Value {
         1 => schemas.into_iter().next().unwrap_or_default(),
         _ => json!({ "anyOf": schemas }),
     };
-    if format.is_array() { json!({ "type": "array", "items": call, "minItems": 1 }) } else { call }
+    match (format.is_array(), chat.one_call) {
+        (false, _) => call,
+        (true, false) => json!({ "type": "array", "items": call, "minItems": 1 }),
+        (true, true) => json!({ "type": "array", "items": call, "minItems": 1, "maxItems": 1 }),
+    }
+}
+
+/// A schema that becomes a part of another: what refers to a place in it refers to it where it lies then.
+fn moved(schema: &Value, place: &str) -> Value {
+    match schema {
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| {
+                let value = match (key.as_str(), value.as_str().and_then(|text| text.strip_prefix('#'))) {
+                    ("$ref", Some(rest)) => format!("{place}{}", rest.trim_end_matches('/')).into(),
+                    _ => moved(value, place),
+                };
+                (key.clone(), value)
+            })
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(items) => items.iter().map(|item| moved(item, place)).collect(),
+        other => other.clone(),
+    }
 }
 
 /// A conversation in which tools are spoken of in plain text, for templates that do not know them.

@@ -13,10 +13,6 @@ const STOPS: (usize, usize) = (64, 4096);
 const BIASES: usize = 4096;
 /// The most alternatives whose log-probabilities are given.
 pub(crate) const MOST_LOGPROBS: i64 = 20;
-/// The most bytes of a schema, an expression or a grammar.
-const LONGEST_CONSTRAINT: usize = 256 << 10;
-/// Schemas that nest deeper are refused.
-const DEEPEST_SCHEMA: usize = 64;
 
 /// How an answer is generated, whatever API it was asked for by.
 #[derive(Clone, Debug)]
@@ -187,7 +183,7 @@ impl Sampling {
         }
         let path = fields.path("guided_grammar");
         if let Some(grammar) = fields.string("guided_grammar")? {
-            self.constrain(ConstraintSpec::Lark(grammar), &path)?;
+            self.constrain(grammar_of(grammar), &path)?;
         }
         let path = fields.path("guided_choice");
         if let Some(choices) = fields.strings("guided_choice")? {
@@ -197,7 +193,28 @@ impl Sampling {
         if let Some(schema) = fields.value("guided_json") {
             self.constrain(ConstraintSpec::JsonSchema(schema), &path)?;
         }
-        Ok(())
+        self.take_structured_outputs(fields)
+    }
+
+    /// The same as `guided_...`, in one object.
+    fn take_structured_outputs(&mut self, fields: &mut Fields) -> Result<(), ApiError> {
+        let Some(mut outputs) = fields.object("structured_outputs")? else { return Ok(()) };
+        if let Some(schema) = outputs.value("json") {
+            self.constrain(ConstraintSpec::JsonSchema(schema), &outputs.path("json"))?;
+        }
+        if outputs.bool("json_object")?.unwrap_or(false) {
+            self.constrain(ConstraintSpec::JsonObject, &outputs.path("json_object"))?;
+        }
+        if let Some(regex) = outputs.string("regex")? {
+            self.constrain(ConstraintSpec::Regex(regex), &outputs.path("regex"))?;
+        }
+        if let Some(choices) = outputs.strings("choice")? {
+            self.constrain(ConstraintSpec::Choice(choices), &outputs.path("choice"))?;
+        }
+        if let Some(grammar) = outputs.string("grammar")? {
+            self.constrain(grammar_of(grammar), &outputs.path("grammar"))?;
+        }
+        outputs.finish()
     }
 
     /// Takes OpenAI's `response_format`.
@@ -242,29 +259,13 @@ impl Sampling {
                 "'{path}' and another parameter both say what the answer must be: give one"
             ));
         }
-        let size = match &spec {
-            ConstraintSpec::JsonObject => 0,
-            ConstraintSpec::Regex(text) | ConstraintSpec::Lark(text) => text.len(),
-            ConstraintSpec::Choice(choices) => {
-                if choices.is_empty() || choices.iter().any(String::is_empty) {
-                    return refuse(format!("'{path}' needs choices, none of them empty"));
-                }
-                choices.iter().map(String::len).sum()
-            }
-            ConstraintSpec::JsonSchema(schema) => {
-                if !matches!(schema, Value::Object(_) | Value::Bool(_)) {
-                    return Err(wrong(path, schema, "a JSON schema"));
-                }
-                if depth(schema) > DEEPEST_SCHEMA {
-                    return refuse(format!(
-                        "'{path}' nests deeper than {DEEPEST_SCHEMA} levels: make it flatter"
-                    ));
-                }
-                schema.to_string().len()
-            }
-        };
-        if size > LONGEST_CONSTRAINT {
-            return refuse(format!("'{path}' has more than {LONGEST_CONSTRAINT} bytes: make it shorter"));
+        if let ConstraintSpec::JsonSchema(schema) = &spec
+            && !matches!(schema, Value::Object(_) | Value::Bool(_))
+        {
+            return Err(wrong(path, schema, "a JSON schema"));
+        }
+        if let Err(error) = spec.check() {
+            return refuse(format!("'{path}': {error}"));
         }
         self.constraint = Some(spec);
         Ok(())
@@ -296,12 +297,9 @@ pub(crate) fn param(name: &str) -> Option<&'static Param> {
     SAMPLERS.iter().flat_map(|sampler| sampler.params).find(|param| param.name == name)
 }
 
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
+/// A grammar in whichever notation it is written.
+fn grammar_of(text: String) -> ConstraintSpec {
+    if text.contains("::=") { ConstraintSpec::Gbnf(text) } else { ConstraintSpec::Lark(text) }
 }
 
 #[cfg(test)]
@@ -361,6 +359,8 @@ mod tests {
             (json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 3}}}), "schema"),
             (json!({"guided_choice": []}), "guided_choice"),
             (json!({"guided_regex": "a", "guided_grammar": "b"}), "guided_grammar"),
+            (json!({"structured_outputs": {"regex": "a", "choice": ["b"]}}), "structured_outputs.choice"),
+            (json!({"structured_outputs": {"xml": "a"}}), "structured_outputs.xml"),
             (json!({"mirostat": 2}), "mirostat"),
             (json!({"invented": 2}), "invented"),
         ] {

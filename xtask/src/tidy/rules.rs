@@ -103,8 +103,9 @@ const LAYERS: &[(&str, u32)] = &[
     ("rz-store", 3),
     ("rz-gpu", 4),
     ("rz-engine", 5),
-    ("rz-server", 6),
-    ("rz-cli", 7),
+    ("rz-constrain", 6),
+    ("rz-server", 7),
+    ("rz-cli", 8),
 ];
 
 /// Crates that are used by tests only.

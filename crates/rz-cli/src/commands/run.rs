@@ -1,6 +1,7 @@
 //! `rz run`: one prompt, one answer.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use crate::answer::{self, Circumstances};
 use crate::args::{Common, Compute, Generate};
+use crate::constrain::{self, Constrain};
 use crate::failure::Failure;
 use crate::interrupt::Listening;
 use crate::terminal::{self, Out};
@@ -32,6 +34,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     generate: Generate,
     #[command(flatten)]
+    constrain: Constrain,
+    #[command(flatten)]
     compute: Compute,
 }
 
@@ -39,16 +43,19 @@ pub(crate) struct RunArgs {
 pub(crate) fn run(args: &RunArgs, common: &Common, out: &Out, started: Instant) -> Result<(), Failure> {
     let text = prompt_text(args)?;
     let chain = args.generate.sampling.chain()?;
+    let constraint = args.constrain.spec()?;
     let runtime = common.runtime()?;
     let file = model::open(common)?;
     let spec = model::describe(&file)?;
     let context = model::context(common, &spec)?;
     let options = args.compute.load_options(context);
     let (forward, loading) = model::start(&file, &spec, &runtime, options, args.compute.placement())?;
-    let tokenizer = model::tokenizer(&file, &spec)?;
+    let tokenizer = Arc::new(model::tokenizer(&file, &spec)?);
     let text = if args.no_template { text } else { in_template(&file, &tokenizer, text, args)? };
     let ids = prompt::encode(&tokenizer, &text);
     check_length(&ids, context)?;
+    let constraint = constraint.map(|spec| constrain::compile(&spec, &tokenizer, &text)).transpose()?;
+    let constrained = constraint.is_some();
     let loaded = loading.settle();
     let mut session = Session::new(forward).with_context(context);
     let seed = args.generate.seed.unwrap_or_else(prompt::random_seed);
@@ -58,6 +65,7 @@ pub(crate) fn run(args: &RunArgs, common: &Common, out: &Out, started: Instant) 
     request.max_tokens = args.generate.max_tokens;
     request.stop = &args.generate.stop;
     request.ignore_eos = args.generate.ignore_eos;
+    request.constraint = constraint;
     request.decode.special = args.generate.special;
     request.cancel = Some(listening.flag());
     let answer = answer::generate(session.generate(&tokenizer, request)?, (!args.json).then_some(out))?;
@@ -80,6 +88,11 @@ pub(crate) fn run(args: &RunArgs, common: &Common, out: &Out, started: Instant) 
         }))?;
     }
     answer.note_end();
+    if constrained && matches!(answer.finish, Finish::MaxTokens | Finish::ContextFull) {
+        terminal::note(
+            "the answer is not complete: what is there is the beginning of one that is as asked for",
+        );
+    }
     if args.generate.stats {
         answer.say_stats(&run);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub(crate) use splitter::{Part, Splitter};
+pub(crate) use splitter::{CLOSE, Part, Splitter};
 
 /// How an answer is to be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

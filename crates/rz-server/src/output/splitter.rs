@@ -18,7 +18,7 @@ pub(crate) enum Part {
 }
 
 const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
+pub(crate) const CLOSE: &str = "</think>";
 
 /// Takes an answer apart while it comes. What might become a marker is held back, and what turns out to be none is
 /// told as text.

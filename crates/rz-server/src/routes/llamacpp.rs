@@ -121,8 +121,8 @@ fn take_sampling(app: &App, fields: &mut Fields) -> Result<(Sampling, bool), Api
             sampling.take_logit_bias(&mut inner)?;
         }
     }
-    if fields.string("grammar")?.is_some_and(|grammar| !grammar.is_empty()) {
-        return Err(ApiError::unsupported("grammar", "'grammar' is not supported: give 'json_schema'"));
+    if let Some(grammar) = fields.string("grammar")?.filter(|grammar| !grammar.is_empty()) {
+        sampling.constrain(ConstraintSpec::Gbnf(grammar), "grammar")?;
     }
     if let Some(schema) = fields.value("json_schema") {
         sampling.constrain(ConstraintSpec::JsonSchema(schema), "json_schema")?;

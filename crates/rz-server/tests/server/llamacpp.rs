@@ -110,7 +110,7 @@ async fn what_is_not_there_says_so() {
         );
     }
     for (name, value) in [
-        ("grammar", json!("root ::= \"a\"")),
+        ("grammar", json!(["root ::= \"a\""])),
         ("id_slot", json!("3")),
         ("mirostat", json!(1)),
         ("n_predict", json!(0)),

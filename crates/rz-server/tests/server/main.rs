@@ -5,6 +5,7 @@
 mod anthropic;
 mod chat;
 mod completions;
+mod constraints;
 mod embeddings;
 mod fake;
 mod guard;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::output::Functions;
 use super::*;
+use crate::output::Functions;
 
 const TOOLS: Format = Format {
     reasoning: true,

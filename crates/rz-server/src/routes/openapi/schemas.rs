@@ -68,6 +68,7 @@ fn common() -> Schemas {
         ("guided_regex", text()),
         ("guided_grammar", text()),
         ("guided_choice", texts()),
+        ("structured_outputs", json!({ "type": ["object", "null"] })),
         ("user", anything()),
         ("metadata", anything()),
     ]);
@@ -293,6 +294,7 @@ fn others() -> Schemas {
             ("cache_prompt", flag()),
             ("id_slot", whole(-1, 65_536)),
             ("n_probs", whole(0, 20)),
+            ("grammar", text()),
             ("return_tokens", flag()),
             ("json_schema", nullable(schema())),
         ],

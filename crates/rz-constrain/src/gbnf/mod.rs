@@ -9,7 +9,7 @@ mod parse;
 mod set;
 mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 
 use self::parse::Node;
@@ -18,6 +18,8 @@ use self::words::Automaton;
 
 /// Parts that a grammar may have once what is regular is written out.
 const LARGEST: usize = 10_000;
+/// Words that a grammar that refers to itself may have.
+const WORDS: usize = 2_000;
 /// Steps that comparing words with each other may take.
 const STEPS: usize = 20_000_000;
 
@@ -25,14 +27,8 @@ const STEPS: usize = 20_000_000;
 pub(crate) fn to_lark(text: &str) -> Result<String, String> {
     let rules = parse::parse(text)?;
     let recursive = recursive(&rules);
-    let mut translation = Translation {
-        rules: &rules,
-        ids: BTreeMap::new(),
-        words: Vec::new(),
-        known: HashMap::new(),
-        budget: LARGEST,
-        steps: STEPS,
-    };
+    let mut translation =
+        Translation { rules: &rules, ids: BTreeMap::new(), words: Vec::new(), budget: LARGEST, steps: STEPS };
     for name in rules.keys().filter(|name| recursive[name.as_str()]) {
         let id = translation.ids.len();
         translation.ids.insert(name, id);
@@ -47,7 +43,7 @@ pub(crate) fn to_lark(text: &str) -> Result<String, String> {
         bodies.push(translation.tree(&rules[name])?);
     }
     // The names are in the order of their ids.
-    while translation.take_apart(&root, &mut bodies)? {}
+    while translation.take_apart(&root, &bodies)? {}
     Ok(translation.lark(&root, &bodies))
 }
 
@@ -85,9 +81,8 @@ struct Translation<'a> {
     rules: &'a BTreeMap<String, Node>,
     /// The rules that are no words.
     ids: BTreeMap<&'a str, usize>,
+    /// The words, each where it stands: of two places, different things may be true.
     words: Vec<Word>,
-    /// The words by what they are.
-    known: HashMap<Node, usize>,
     /// Parts that may still be written out.
     budget: usize,
     /// Steps that may still be taken.
@@ -181,50 +176,82 @@ impl Translation<'_> {
         if node.first().is_empty() {
             return Tree::Sequence(Vec::new());
         }
-        let index = *self.known.entry(node.clone()).or_insert(self.words.len());
-        if index == self.words.len() {
-            self.words.push(Word { node: node.clone(), parts: None });
-        }
+        let index = self.words.len();
+        self.words.push(Word { node: node.clone(), parts: None });
         let word = Tree::Word(index);
         if node.is_nullable() { Tree::Repeat(Box::new(word), 0, Some(1)) } else { word }
     }
 
     /// Takes words apart that could go on where another word has to end. False: there is none.
-    fn take_apart(&mut self, root: &Tree, bodies: &mut [Tree]) -> Result<bool, String> {
+    fn take_apart(&mut self, root: &Tree, bodies: &[Tree]) -> Result<bool, String> {
+        let too_large = || "it is too large: make it smaller".to_owned();
+        if self.words.len() > WORDS {
+            return Err(too_large());
+        }
+        let whole = |word: &Word| word.parts.is_none();
         let automata: Vec<Option<Automaton>> = self
             .words
             .iter()
-            .map(|word| if word.parts.is_none() { Automaton::new(&word.node) } else { None })
+            .map(|word| if whole(word) { Automaton::new(&word.node) } else { None })
             .collect();
-        let follow = self.follow(root, bodies);
-        let mut apart = Vec::new();
-        for (index, word) in self.words.iter().enumerate().filter(|(_, word)| word.parts.is_none()) {
-            // A single character never goes on.
-            if matches!(word.node, Node::Set(_)) {
-                continue;
+        // Those that are too large to be looked at, and then those that are seen to go on.
+        let mut apart: BTreeSet<usize> =
+            (0..self.words.len()).filter(|at| whole(&self.words[*at]) && automata[*at].is_none()).collect();
+        if apart.is_empty() {
+            let (starts, next) = self.next(root, bodies);
+            let follow: Vec<Set> = next.iter().map(|next| self.begins(next)).collect();
+            let together = self.together(&starts, &next, &automata).ok_or_else(too_large)?;
+            for (shorter, longer) in together {
+                let (Some(a), Some(b)) = (&automata[shorter], &automata[longer]) else { continue };
+                // A single character never goes on.
+                if !matches!(self.words[longer].node, Node::Set(_))
+                    && !apart.contains(&longer)
+                    && words::goes_on(a, &follow[shorter], b, &mut self.steps)
+                {
+                    apart.insert(longer);
+                }
             }
-            let goes_on = match &automata[index] {
-                Some(longer) => automata.iter().zip(&follow).any(|(shorter, follow)| {
-                    let steps = &mut self.steps;
-                    shorter.as_ref().is_some_and(|shorter| words::goes_on(shorter, follow, longer, steps))
-                }),
-                None => true,
-            };
-            if goes_on {
-                apart.push(index);
-            }
-        }
-        // Those that were too large to be looked at might end anywhere.
-        let unknown =
-            (0..self.words.len()).any(|at| automata[at].is_none() && self.words[at].parts.is_none());
-        if unknown && apart.is_empty() {
-            return Err("it is too large: make it smaller".to_owned());
         }
         for &index in &apart {
             let parts = self.parts(&self.words[index].node.clone());
             self.words[index].parts = Some(parts);
         }
         Ok(!apart.is_empty())
+    }
+
+    /// Which pairs of words may be looked for at one place: both at the start, or behind words that are looked for at
+    /// one place and have a text in common. Nothing, where there are too many.
+    fn together(
+        &mut self,
+        starts: &Words,
+        next: &[Words],
+        automata: &[Option<Automaton>],
+    ) -> Option<BTreeSet<(usize, usize)>> {
+        let (mut pairs, mut open) = (BTreeSet::new(), vec![(starts, starts)]);
+        while let Some((these, those)) = open.pop() {
+            for &a in these {
+                for &b in those {
+                    self.steps = self.steps.checked_sub(1)?;
+                    if !pairs.insert((a, b)) {
+                        continue;
+                    }
+                    let (Some(one), Some(other)) = (&automata[a], &automata[b]) else { continue };
+                    if a == b || words::share_a_text(one, other, &mut self.steps) {
+                        open.push((&next[a], &next[b]));
+                    }
+                }
+            }
+        }
+        Some(pairs)
+    }
+
+    /// The characters that words begin with.
+    fn begins(&self, words: &Words) -> Set {
+        let mut all = Set::default();
+        for word in words {
+            all.add(&self.words[*word].node.first());
+        }
+        all
     }
 
     /// What a word is made of, one level down.
@@ -237,13 +264,13 @@ impl Translation<'_> {
         }
     }
 
-    /// The characters that may follow each word.
-    fn follow(&self, root: &Tree, bodies: &[Tree]) -> Vec<Set> {
+    /// The words that a text may begin with, and those that may follow each.
+    fn next(&self, root: &Tree, bodies: &[Tree]) -> (Words, Vec<Words>) {
         let mut flow = Flow {
             words: &self.words,
-            firsts: vec![(false, Set::default()); bodies.len()],
-            after_rules: vec![Set::default(); bodies.len()],
-            after_words: vec![Set::default(); self.words.len()],
+            firsts: vec![(false, Words::new()); bodies.len()],
+            after_rules: vec![Words::new(); bodies.len()],
+            after_words: vec![Words::new(); self.words.len()],
             changed: true,
         };
         while std::mem::take(&mut flow.changed) {
@@ -252,27 +279,35 @@ impl Translation<'_> {
                 let known = &mut flow.firsts[index];
                 flow.changed |= nullable && !known.0;
                 known.0 |= nullable;
-                flow.changed |= known.1.add(&first);
+                flow.changed |= add(&mut known.1, &first);
             }
         }
         flow.changed = true;
         while std::mem::take(&mut flow.changed) {
-            flow.pass(root, &Set::default());
+            flow.pass(root, &Words::new());
             for (index, body) in bodies.iter().enumerate() {
                 flow.pass(body, &flow.after_rules[index].clone());
             }
         }
-        flow.after_words
+        (flow.first(root).1, flow.after_words)
     }
 
     fn lark(&self, root: &Tree, bodies: &[Tree]) -> String {
+        // The same words in different places have one name.
+        let mut names: HashMap<&Node, usize> = HashMap::new();
+        for (index, word) in self.words.iter().enumerate().filter(|(_, word)| word.parts.is_none()) {
+            names.entry(&word.node).or_insert(index);
+        }
         let mut text = String::from("start: ");
-        self.write(root, &mut text);
+        self.write(root, &names, &mut text);
         for (index, body) in bodies.iter().enumerate() {
             let _ = write!(text, "\nr{index}: ");
-            self.write(body, &mut text);
+            self.write(body, &names, &mut text);
         }
-        for (index, word) in self.words.iter().enumerate().filter(|(_, word)| word.parts.is_none()) {
+        for (index, word) in self.words.iter().enumerate() {
+            if word.parts.is_some() || names[&word.node] != index {
+                continue;
+            }
             let _ = write!(text, "\nW{index}: /");
             word.node.write_regex(&mut text);
             text.push('/');
@@ -284,60 +319,70 @@ impl Translation<'_> {
         text
     }
 
-    fn write(&self, tree: &Tree, text: &mut String) {
+    fn write(&self, tree: &Tree, names: &HashMap<&Node, usize>, text: &mut String) {
         match tree {
             Tree::Word(index) => match &self.words[*index].parts {
-                Some(parts) => self.write(parts, text),
-                None => drop(write!(text, "W{index}")),
+                Some(parts) => self.write(parts, names, text),
+                None => drop(write!(text, "W{}", names[&self.words[*index].node])),
             },
             Tree::Rule(index) => drop(write!(text, "r{index}")),
             Tree::Sequence(items) if items.is_empty() => text.push_str("\"\""),
-            Tree::Sequence(items) => self.write_joined(items, " ", text),
-            Tree::Choice(items) => self.write_joined(items, " | ", text),
+            Tree::Sequence(items) => self.write_joined(items, " ", names, text),
+            Tree::Choice(items) => self.write_joined(items, " | ", names, text),
             Tree::Repeat(inner, least, most) => {
                 text.push('(');
-                self.write(inner, text);
+                self.write(inner, names, text);
                 text.push(')');
                 parse::write_count(*least, *most, text);
             }
         }
     }
 
-    fn write_joined(&self, items: &[Tree], between: &str, text: &mut String) {
+    fn write_joined(&self, items: &[Tree], between: &str, names: &HashMap<&Node, usize>, text: &mut String) {
         text.push('(');
         for (index, item) in items.iter().enumerate() {
             if index > 0 {
                 text.push_str(between);
             }
-            self.write(item, text);
+            self.write(item, names, text);
         }
         text.push(')');
     }
 }
 
-/// What may come first and next, by the textbook.
+/// Words by their numbers.
+type Words = BTreeSet<usize>;
+
+/// Says whether there are more now.
+fn add(words: &mut Words, more: &Words) -> bool {
+    let before = words.len();
+    words.extend(more);
+    words.len() > before
+}
+
+/// Which words may come first and next, by the textbook.
 struct Flow<'a> {
     words: &'a [Word],
     /// Of each rule, whether it may be empty, and what it may begin with.
-    firsts: Vec<(bool, Set)>,
-    after_rules: Vec<Set>,
-    after_words: Vec<Set>,
+    firsts: Vec<(bool, Words)>,
+    after_rules: Vec<Words>,
+    after_words: Vec<Words>,
     changed: bool,
 }
 
 impl Flow<'_> {
-    fn first(&self, tree: &Tree) -> (bool, Set) {
+    fn first(&self, tree: &Tree) -> (bool, Words) {
         match tree {
             Tree::Word(index) => match &self.words[*index].parts {
                 Some(parts) => self.first(parts),
-                None => (false, self.words[*index].node.first()),
+                None => (false, Words::from([*index])),
             },
             Tree::Rule(index) => self.firsts[*index].clone(),
             Tree::Sequence(items) => {
-                let mut first = Set::default();
+                let mut first = Words::new();
                 for item in items {
-                    let (nullable, set) = self.first(item);
-                    first.add(&set);
+                    let (nullable, more) = self.first(item);
+                    add(&mut first, &more);
                     if !nullable {
                         return (false, first);
                     }
@@ -345,36 +390,36 @@ impl Flow<'_> {
                 (true, first)
             }
             Tree::Choice(items) => {
-                let (mut nullable, mut first) = (false, Set::default());
+                let (mut nullable, mut first) = (false, Words::new());
                 for item in items {
-                    let (item_nullable, set) = self.first(item);
+                    let (item_nullable, more) = self.first(item);
                     nullable |= item_nullable;
-                    first.add(&set);
+                    add(&mut first, &more);
                 }
                 (nullable, first)
             }
             Tree::Repeat(inner, least, most) => {
                 let (nullable, first) = self.first(inner);
-                if *most == Some(0) { (true, Set::default()) } else { (nullable || *least == 0, first) }
+                if *most == Some(0) { (true, Words::new()) } else { (nullable || *least == 0, first) }
             }
         }
     }
 
-    /// Takes note of what follows the words and rules in a part that these characters may follow.
-    fn pass(&mut self, tree: &Tree, after: &Set) {
+    /// Takes note of what follows the words and rules in a part that these words may follow.
+    fn pass(&mut self, tree: &Tree, after: &Words) {
         match tree {
             Tree::Word(index) => match &self.words[*index].parts {
                 Some(parts) => self.pass(parts, after),
-                None => self.changed |= self.after_words[*index].add(after),
+                None => self.changed |= add(&mut self.after_words[*index], after),
             },
-            Tree::Rule(index) => self.changed |= self.after_rules[*index].add(after),
+            Tree::Rule(index) => self.changed |= add(&mut self.after_rules[*index], after),
             Tree::Sequence(items) => {
                 let mut after = after.clone();
                 for item in items.iter().rev() {
                     self.pass(item, &after);
                     let (nullable, mut first) = self.first(item);
                     if nullable {
-                        first.add(&after);
+                        add(&mut first, &after);
                     }
                     after = first;
                 }
@@ -383,7 +428,7 @@ impl Flow<'_> {
             Tree::Repeat(inner, _, most) => {
                 let mut after = after.clone();
                 if most.is_none_or(|most| most > 1) {
-                    after.add(&self.first(inner).1);
+                    add(&mut after, &self.first(inner).1);
                 }
                 self.pass(inner, &after);
             }

@@ -1,6 +1,6 @@
 //! The notation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::iter::Peekable;
 use std::str::Chars;
@@ -72,7 +72,29 @@ pub(super) fn parse(text: &str) -> Result<BTreeMap<String, Node>, String> {
             ));
         }
     }
+    if let Some(endless) = endless(&rules) {
+        return Err(format!(
+            "the rule '{}' describes no text: it leads to itself in every case",
+            shown(endless)
+        ));
+    }
     Ok(rules)
+}
+
+/// A rule that no text is described by, where there is one. Who began it could not end.
+fn endless(rules: &BTreeMap<String, Node>) -> Option<&str> {
+    let mut ending = BTreeSet::new();
+    loop {
+        let before = ending.len();
+        for (name, body) in rules {
+            if body.can_end(&ending) {
+                ending.insert(name.as_str());
+            }
+        }
+        if ending.len() == before {
+            return rules.keys().map(String::as_str).find(|name| !ending.contains(name));
+        }
+    }
 }
 
 struct Parser<'a> {
@@ -317,6 +339,17 @@ impl Node {
             Node::Rule(name) => vec![name],
             Node::Sequence(items) | Node::Choice(items) => items.iter().flat_map(Node::rules).collect(),
             Node::Repeat(inner, ..) => inner.rules(),
+        }
+    }
+
+    /// Whether it describes a text, given rules that do.
+    fn can_end(&self, ending: &BTreeSet<&str>) -> bool {
+        match self {
+            Node::Set(_) => true,
+            Node::Rule(name) => ending.contains(name.as_str()),
+            Node::Sequence(items) => items.iter().all(|item| item.can_end(ending)),
+            Node::Choice(items) => items.iter().any(|item| item.can_end(ending)),
+            Node::Repeat(inner, least, _) => *least == 0 || inner.can_end(ending),
         }
     }
 

@@ -110,32 +110,38 @@ impl Automaton {
 /// for the longest word goes on with that one. It takes its time off the `steps`; when they are used up, it has to be
 /// feared.
 pub(super) fn goes_on(shorter: &Automaton, follow: &Set, longer: &Automaton, steps: &mut usize) -> bool {
-    if follow.is_empty() {
-        return false;
-    }
+    let ends = |a: usize, b: usize| {
+        shorter.last[a] && longer.next[b].iter().any(|next| longer.sets[*next].meets(follow))
+    };
+    !follow.is_empty() && meet(shorter, longer, steps, ends)
+}
+
+/// Whether one text is a word of both, or has to be feared to be.
+pub(super) fn share_a_text(one: &Automaton, other: &Automaton, steps: &mut usize) -> bool {
+    meet(one, other, steps, |a, b| one.last[a] && other.last[b])
+}
+
+/// Whether some text leads both to places that are looked for.
+fn meet(
+    one: &Automaton,
+    other: &Automaton,
+    steps: &mut usize,
+    looked_for: impl Fn(usize, usize) -> bool,
+) -> bool {
     let mut seen = HashSet::new();
-    let mut open = Vec::new();
-    let mut enter = |from: &[usize], to: &[usize], open: &mut Vec<(usize, usize)>| {
-        for &a in from {
-            for &b in to {
-                let Some(left) = steps.checked_sub(1) else { return false };
+    let mut open = vec![(&one.first, &other.first)];
+    while let Some((these, those)) = open.pop() {
+        for &a in these {
+            for &b in those {
+                let Some(left) = steps.checked_sub(1) else { return true };
                 *steps = left;
-                if shorter.sets[a].meets(&longer.sets[b]) && seen.insert((a, b)) {
-                    open.push((a, b));
+                if one.sets[a].meets(&other.sets[b]) && seen.insert((a, b)) {
+                    if looked_for(a, b) {
+                        return true;
+                    }
+                    open.push((&one.next[a], &other.next[b]));
                 }
             }
-        }
-        true
-    };
-    if !enter(&shorter.first, &longer.first, &mut open) {
-        return true;
-    }
-    while let Some((a, b)) = open.pop() {
-        if shorter.last[a] && longer.next[b].iter().any(|next| longer.sets[*next].meets(follow)) {
-            return true;
-        }
-        if !enter(&shorter.next[a], &longer.next[b], &mut open) {
-            return true;
         }
     }
     false

@@ -49,6 +49,9 @@ def put_right(path, body):
         function = choice.get("function") or choice
         if "name" in function:
             function["name"] = names[0]
+    # Thoughts alone say nothing.
+    if isinstance(body.get("input"), list) and all(isinstance(item, dict) and item.get("type") == "reasoning" for item in body["input"]):
+        body["input"].append({"role": "user", "content": "a"})
     # Arguments of earlier calls are JSON in a string.
     for item in [*(body.get("messages") or []), *(body["input"] if isinstance(body.get("input"), list) else [])]:
         if not isinstance(item, dict):

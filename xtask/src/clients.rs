@@ -63,6 +63,7 @@ fn schemathesis(python: &Python, address: &str, short: bool) -> Command {
     command.args(["--workers", "2", "--request-timeout", "30", "--continue-on-failure"]);
     // What a schema cannot say is in a file of hooks.
     command.env("PYTHONPATH", workspace().join("clients")).env("SCHEMATHESIS_HOOKS", "document");
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
     if short {
         command.args(["--max-examples", "8", "--seed", "1"]);
     } else {

@@ -181,7 +181,7 @@ impl Default for EngineOptions {
             max_logprobs: 20,
             context: None,
             target_step: Duration::from_millis(10),
-            min_chunk: 8,
+            min_chunk: 16,
             max_chunk: None,
             identity: String::new(),
         }

@@ -101,7 +101,7 @@ pub(super) struct Chunk {
 const FIRST_CHUNK: usize = 32;
 
 /// A short prompt.
-const SHORT: f64 = 24.0;
+const SHORT: f64 = 32.0;
 
 /// How many times as long a step may take when nobody else was there for a while.
 const CALM: usize = 2;
@@ -276,10 +276,10 @@ mod tests {
     #[test]
     fn on_a_slow_machine_a_step_takes_as_long_as_a_short_prompt() {
         let mut chunk = chunk();
-        assert!((22..=25).contains(&settle(&mut chunk, 100.0, 0.0, false)));
-        assert!((45..=50).contains(&settle(&mut chunk, 100.0, 0.0, true)));
+        assert!((30..=33).contains(&settle(&mut chunk, 100.0, 0.0, false)));
+        assert!((60..=65).contains(&settle(&mut chunk, 100.0, 0.0, true)));
         let deep = settle(&mut chunk, 200.0, 0.0, false);
-        assert!((11..=14).contains(&deep), "{deep}");
+        assert!((15..=18).contains(&deep), "{deep}");
         assert_eq!(settle(&mut chunk, 1000.0, 0.0, false), 8);
         assert_eq!(settle(&mut chunk, 1000.0, 0.0, true), 16);
         // In the end it is believed that the machine has become slower.

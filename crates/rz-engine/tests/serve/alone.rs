@@ -171,6 +171,34 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
+    #[test]
+    fn the_same_calls_at_the_same_times_give_the_same_events(
+        plans in prop::collection::vec(plan(), 1..12),
+        groups in groups(),
+        (max_batch, max_running, min_chunk) in (1usize..70, 1usize..12, 1usize..40),
+        times in prop::collection::vec(0u64..5000, 60),
+    ) {
+        let start = Instant::now();
+        let run = || {
+            let options =
+                EngineOptions { max_running, min_chunk, context: Some(CONTEXT), ..EngineOptions::default() };
+            let mut engine = engine_with(Fake::new(&groups, max_batch), options);
+            let (mut now, mut events) = (start, vec![]);
+            for (step, time) in times.iter().enumerate() {
+                for plan in plans.iter().filter(|plan| plan.at == step) {
+                    engine.submit(plan.request(start)).unwrap();
+                }
+                events.push(engine.step(now));
+                now += Duration::from_micros(*time);
+            }
+            (events, engine.stats())
+        };
+        prop_assert_eq!(run(), run());
+    }
+}
+
 /// The first in order always gets on: with room for little more than one, all come through, oldest first.
 #[test]
 fn with_room_for_one_all_come_through_in_order() {

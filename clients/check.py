@@ -4,11 +4,15 @@ python check.py http://127.0.0.1:8080 MODEL
 """
 
 import asyncio
+import json
+import re
 import sys
+from typing import Literal
 
 import anthropic
 import ollama
 import openai
+from pydantic import BaseModel, Field
 
 BASE, MODEL = sys.argv[1], sys.argv[2]
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -16,6 +20,40 @@ TOOL = {
     "name": "weather",
     "description": "The weather of a city",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+
+class City(BaseModel):
+    """What answers must be. Small models run on where a text has no bound."""
+
+    name: Literal["Paris", "Rome", "Oslo"]
+    millions: int = Field(ge=0, le=99)
+    is_capital: bool
+
+
+CITY = {
+    "type": "object",
+    "properties": {
+        "name": {"enum": ["Paris", "Rome", "Oslo"]},
+        "millions": {"type": "integer", "minimum": 0, "maximum": 99},
+        "is_capital": {"type": "boolean"},
+    },
+    "required": ["name", "millions", "is_capital"],
+    "additionalProperties": False,
+}
+ABOUT_CITY = [{"role": "user", "content": "Name a city, as JSON."}]
+# Two functions of which each can be told from its arguments.
+WEATHER = {
+    "name": "weather",
+    "description": "The weather of a city",
+    "parameters": {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"],
+                   "additionalProperties": False},
+}
+CLOCK = {
+    "name": "clock",
+    "description": "The time in a zone",
+    "parameters": {"type": "object", "properties": {"zone": {"type": "integer", "minimum": -12, "maximum": 12}},
+                   "required": ["zone"], "additionalProperties": False},
 }
 
 
@@ -85,6 +123,99 @@ def check_openai():
     refused(openai.BadRequestError, 400, lambda: client.chat.completions.create(**ask, extra_body={"unknown": 1}))
 
 
+def called(name, arguments):
+    """Whether this is a call of one of the two functions with arguments of its own."""
+    if name == "weather":
+        return list(arguments) == ["city"] and arguments["city"] in ("Paris", "Rome")
+    return name == "clock" and list(arguments) == ["zone"] and -12 <= arguments["zone"] <= 12
+
+
+def check_openai_constraints():
+    client = openai.OpenAI(base_url=BASE + "/v1", api_key="any", max_retries=0)
+    ask = dict(model=MODEL, messages=ABOUT_CITY, temperature=0, max_tokens=100)
+    parsed = client.chat.completions.parse(**ask, response_format=City).choices[0].message.parsed
+    expect(isinstance(parsed, City), "an answer that is what the schema says")
+    with client.chat.completions.stream(**ask, response_format=City) as stream:
+        expect(stream.get_final_completion().choices[0].message.parsed == parsed, "the same as a stream")
+    response = client.responses.parse(model=MODEL, input="Name a city, as JSON.", temperature=0, max_output_tokens=100,
+                                      text_format=City)
+    expect(isinstance(response.output_parsed, City), "a response that is what the schema says")
+    several = client.chat.completions.create(
+        **{**ask, "temperature": 1.5}, n=4, seed=1,
+        response_format={"type": "json_schema", "json_schema": {"name": "city", "strict": True, "schema": CITY}})
+    for choice in several.choices:
+        City.model_validate_json(choice.message.content)
+    whole = client.chat.completions.create(**{**ask, "max_tokens": 400}, response_format={"type": "json_object"})
+    begun = whole.choices[0].message.content
+    expect(begun.lstrip().startswith("{"), f"an object: {begun!r}")
+    if whole.choices[0].finish_reason == "stop":
+        expect(isinstance(json.loads(begun), dict), f"an object: {begun!r}")
+    number = client.chat.completions.create(**ask, extra_body={"guided_regex": "[0-9]{3}-[0-9]{4}"})
+    expect(re.fullmatch("[0-9]{3}-[0-9]{4}", number.choices[0].message.content), "an expression")
+    choice = client.chat.completions.create(**ask, extra_body={"guided_choice": ["red", "green"]})
+    expect(choice.choices[0].message.content in ("red", "green"), "a choice")
+    cut = client.chat.completions.create(**{**ask, "max_tokens": 2}, response_format={
+        "type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}).choices[0]
+    expect(cut.finish_reason == "length", "an answer that is cut short says so")
+
+    tools = [{"type": "function", "function": function} for function in (WEATHER, CLOCK)]
+    question = {**ask, "messages": [{"role": "user", "content": "What time is it in Rome?"}]}
+    for choice, names in [
+        ("required", ("weather", "clock")),
+        ({"type": "function", "function": {"name": "weather"}}, ("weather",)),
+        ({"type": "function", "function": {"name": "clock"}}, ("clock",)),
+    ]:
+        answer = client.chat.completions.create(**question, tools=tools, tool_choice=choice).choices[0]
+        call = answer.message.tool_calls[0].function
+        expect(answer.finish_reason == "tool_calls" and call.name in names, f"{choice}: {call.name}")
+        expect(called(call.name, json.loads(call.arguments)), f"{choice}: {call.arguments}")
+        name, arguments = "", ""
+        for chunk in client.chat.completions.create(**question, tools=tools, tool_choice=choice, stream=True):
+            for delta in (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []:
+                if delta.index == 0:
+                    name, arguments = name + (delta.function.name or ""), arguments + (delta.function.arguments or "")
+        expect((name, arguments) == (call.name, call.arguments), f"the same call as a stream: {name} {arguments}")
+    response = client.responses.create(model=MODEL, input="What time is it?", temperature=0, max_output_tokens=100,
+                                       tools=[{"type": "function", **CLOCK}], tool_choice="required")
+    call = [item for item in response.output if item.type == "function_call"][0]
+    expect(called(call.name, json.loads(call.arguments)), "a call in a response")
+
+    wrong = {"type": "json_schema", "json_schema": {"name": "wrong", "schema": {"type": "nothing"}}}
+    refused(openai.BadRequestError, 400, lambda: client.chat.completions.create(**ask, response_format=wrong))
+    refused(openai.BadRequestError, 400, lambda: client.chat.completions.create(**ask, extra_body={"guided_regex": "("}))
+    refused(openai.BadRequestError, 400, lambda: client.chat.completions.create(**ask, tool_choice="required"))
+
+
+def check_anthropic_constraints():
+    client = anthropic.Anthropic(base_url=BASE, api_key="any", max_retries=0)
+    tools = [{"name": tool["name"], "description": tool["description"], "input_schema": tool["parameters"]}
+             for tool in (WEATHER, CLOCK)]
+    ask = dict(model=MODEL, messages=[{"role": "user", "content": "What time is it in Rome?"}], max_tokens=100,
+               extra_body={"temperature": 0}, tools=tools)
+    for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}, {"type": "tool", "name": "clock"}):
+        message = client.messages.create(**ask, tool_choice=choice)
+        use = [block for block in message.content if block.type == "tool_use"][0]
+        expect(message.stop_reason == "tool_use" and use.name == choice.get("name", use.name), f"{choice}: {use.name}")
+        expect(called(use.name, use.input), f"{choice}: {use.input}")
+        with client.messages.stream(**ask, tool_choice=choice) as stream:
+            streamed = [block for block in stream.get_final_message().content if block.type == "tool_use"][0]
+        expect((streamed.name, streamed.input) == (use.name, use.input), "the same call as a stream")
+    format = {"format": {"type": "json_schema", "schema": CITY}}
+    message = client.messages.create(model=MODEL, messages=ABOUT_CITY, max_tokens=100, extra_body={"output_config": format})
+    City.model_validate_json(message.content[0].text)
+
+
+def check_ollama_constraints():
+    client = ollama.Client(host=BASE)
+    options = {"temperature": 0, "num_predict": 100}
+    answer = client.chat(model=MODEL, messages=ABOUT_CITY, format=City.model_json_schema(), options=options)
+    City.model_validate_json(answer.message.content)
+    answer = client.generate(model=MODEL, prompt="Name a city, as JSON.", format=CITY, options=options)
+    City.model_validate_json(answer.response)
+    answer = client.generate(model=MODEL, prompt="Name a city, as JSON.", format="json", options=options)
+    expect(answer.response.lstrip().startswith("{"), "an object")
+
+
 def check_together():
     """Answers do not depend on what else is asked at the same time."""
     questions = [f"What is {number} plus {number}?" for number in range(16)]
@@ -151,7 +282,10 @@ def check_ollama():
 
 
 check_openai()
+check_openai_constraints()
 check_together()
 check_anthropic()
+check_anthropic_constraints()
 check_ollama()
+check_ollama_constraints()
 print("all clients are content")

@@ -11,10 +11,13 @@ import schemathesis
 MODEL, VOCABULARY, WIDTH, CONTEXT = "tested", 49152, 576, 2048
 # Of a list.
 FEW = 12
-# Whether models are served with constraints, and the fields that name one.
-CONSTRAINED = False
-CONSTRAINTS = ["guided_json", "guided_regex", "guided_grammar", "guided_choice", "json_schema",
-               "response_format", "format"]
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+# Ways to say what an answer must be, and one that can be compiled.
+CONSTRAINTS = {
+    "guided_json": SCHEMA, "guided_regex": "[ab]{3}", "guided_grammar": 'start: "a" | "b"', "guided_choice": ["a", "b"],
+    "structured_outputs": {"json": SCHEMA}, "json_schema": SCHEMA, "grammar": 'root ::= "a" | "b"', "format": SCHEMA,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}},
+}
 
 
 @schemathesis.hook
@@ -42,13 +45,20 @@ def put_right(path, body):
         while tool["name"] in names:
             tool["name"] = f"{tool['name'][:100]}{len(names)}"
         names.append(tool["name"])
-    if not names or not CONSTRAINED:
+    if not names:
         body.pop("tool_choice", None)
     choice = body.get("tool_choice")
     if isinstance(choice, dict):
         function = choice.get("function") or choice
         if "name" in function:
             function["name"] = names[0]
+    # Where a function must be called, its schema can be compiled.
+    forced = choice not in (None, "auto", "none") and choice not in ({"type": "auto"}, {"type": "none"})
+    for tool in body.get("tools") or []:
+        tool = tool.get("function") or tool
+        for field in ("parameters", "input_schema"):
+            if forced and field in tool:
+                tool[field] = SCHEMA
     # Thoughts alone say nothing.
     if isinstance(body.get("input"), list) and all(isinstance(item, dict) and item.get("type") == "reasoning" for item in body["input"]):
         body["input"].append({"role": "user", "content": "a"})
@@ -68,10 +78,16 @@ def put_right(path, body):
             del body[field]
     if body.get("logit_bias"):
         body["logit_bias"] = {str(int(key) % VOCABULARY): value for key, value in body["logit_bias"].items()}
-    for holder, field in [*((body, field) for field in CONSTRAINTS), (body.get("text"), "format"),
-                          (body.get("output_config"), "format")]:
-        if isinstance(holder, dict) and not CONSTRAINED:
-            holder.pop(field, None)
+    # At most one thing says what the answer must be, and can be compiled.
+    free = not forced
+    for field, sound in CONSTRAINTS.items():
+        if says_something(body.get(field)):
+            body[field] = sound if free else None
+            free = False
+    for holder, sound in ((body.get("text"), {"type": "json_schema", "name": "a", "schema": SCHEMA}),
+                          (body.get("output_config"), {"type": "json_schema", "schema": SCHEMA})):
+        if isinstance(holder, dict) and says_something(holder.get("format")):
+            holder["format"] = sound if free else None
     if body.get("dimensions") is not None:
         body["dimensions"] = WIDTH
     options = body.get("options") or {}
@@ -88,6 +104,10 @@ def put_right(path, body):
         if path in ("/completion", "/completions"):
             body["stream"] = False
             del body["n"], body["best_of"]
+
+
+def says_something(constraint):
+    return constraint is not None and not (isinstance(constraint, dict) and constraint.get("type") == "text")
 
 
 def known_tokens(value):

@@ -68,7 +68,7 @@ fn common() -> Schemas {
         ("guided_regex", text()),
         ("guided_grammar", text()),
         ("guided_choice", texts()),
-        ("structured_outputs", json!({ "type": ["object", "null"] })),
+        ("structured_outputs", structured_outputs()),
         ("user", anything()),
         ("metadata", anything()),
     ]);
@@ -185,6 +185,20 @@ fn openai() -> Schemas {
         ),
         ("Response", streamed(object(&["input"], response))),
     ]
+}
+
+/// What an answer must be, in one of these ways.
+fn structured_outputs() -> Value {
+    nullable(object(
+        &[],
+        [
+            ("json", nullable(schema())),
+            ("json_object", flag()),
+            ("regex", text()),
+            ("choice", texts()),
+            ("grammar", text()),
+        ],
+    ))
 }
 
 fn stream_options() -> Value {

@@ -12,7 +12,7 @@ from typing import Literal
 import anthropic
 import ollama
 import openai
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 BASE, MODEL = sys.argv[1], sys.argv[2]
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -24,7 +24,9 @@ TOOL = {
 
 
 class City(BaseModel):
-    """What answers must be. Small models run on where a text has no bound."""
+    """What answers must be. Small models run on where a text or the number of fields has no bound."""
+
+    model_config = ConfigDict(extra="forbid")
 
     name: Literal["Paris", "Rome", "Oslo"]
     millions: int = Field(ge=0, le=99)

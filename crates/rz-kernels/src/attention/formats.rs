@@ -31,8 +31,8 @@ pub trait KvFormat: Copy + Send + Sync + 'static {
     /// Writes the value of position `slot` of a block, rounded to the type.
     fn write_value<I: Isa>(isa: I, values: &mut [u8], slot: usize, value: &[f32]);
 
-    /// `q . k` of each row for every position of a block; `q` component by component.
-    fn scores<I: Isa, const R: usize>(isa: I, keys: &[u8], q: &[[f32; R]]) -> [[I::F32; 2]; R];
+    /// `q . k` of each row for every position of a block.
+    fn scores<I: Isa, const R: usize>(isa: I, keys: &[u8], q: [&[f32]; R]) -> [[I::F32; 2]; R];
 
     /// Adds `weights . values` over the positions `seen` to each row's sums, which are whole
     /// vectors. Nothing is read of the other positions' values.
@@ -132,15 +132,16 @@ impl<E: Element> KvFormat for E {
     }
 
     #[inline(always)]
-    fn scores<I: Isa, const R: usize>(isa: I, keys: &[u8], q: &[[f32; R]]) -> [[I::F32; 2]; R] {
+    fn scores<I: Isa, const R: usize>(isa: I, keys: &[u8], q: [&[f32]; R]) -> [[I::F32; 2]; R] {
         let keys: &[E] = bytemuck::cast_slice(keys);
         let (components, _) = keys.as_chunks::<KV_BLOCK>();
         let mut sums = [[isa.splat(0.0); 2]; R];
-        for (component, q) in components.iter().zip(q) {
-            let (halves, _) = component.as_chunks::<LANES>();
+        let q = cut(q, components.len());
+        for c in 0..components.len() {
+            let (halves, _) = components[c].as_chunks::<LANES>();
             let (low, high) = (E::load(isa, &halves[0]), E::load(isa, &halves[1]));
             for r in 0..R {
-                let q = isa.splat(q[r]);
+                let q = isa.splat(q[r][c]);
                 sums[r] = [isa.mul_add(q, low, sums[r][0]), isa.mul_add(q, high, sums[r][1])];
             }
         }
@@ -174,6 +175,15 @@ impl<E: Element> KvFormat for E {
             column += LANES;
         }
     }
+}
+
+/// The first components of each row.
+#[inline(always)]
+fn cut<const R: usize>(mut q: [&[f32]; R], components: usize) -> [&[f32]; R] {
+    for q in &mut q {
+        *q = &q[..components];
+    }
+    q
 }
 
 /// Up to sixteen numbers, rounded; zeros after them.
@@ -304,16 +314,18 @@ impl KvFormat for Q8_0 {
     }
 
     #[inline(always)]
-    fn scores<I: Isa, const R: usize>(isa: I, keys: &[u8], q: &[[f32; R]]) -> [[I::F32; 2]; R] {
+    fn scores<I: Isa, const R: usize>(isa: I, keys: &[u8], q: [&[f32]; R]) -> [[I::F32; 2]; R] {
         let mut scores = [[isa.splat(0.0); 2]; R];
-        for (group, q) in keys.as_chunks::<GROUP_BYTES>().0.iter().zip(q.as_chunks::<GROUP>().0) {
+        let (groups, _) = keys.as_chunks::<GROUP_BYTES>();
+        let q = cut(q, groups.len() * GROUP);
+        for (i, group) in groups.iter().enumerate() {
             let (components, scales) = group.split_at(GROUP_NUMBERS);
             let mut sums = [[isa.splat(0.0); 2]; R];
-            for (component, q) in components.as_chunks::<KV_BLOCK>().0.iter().zip(q) {
+            for (c, component) in components.as_chunks::<KV_BLOCK>().0.iter().enumerate() {
                 let (halves, _) = component.as_chunks::<LANES>();
                 let (low, high) = (isa.to_f32(isa.load_i8(&halves[0])), isa.to_f32(isa.load_i8(&halves[1])));
                 for r in 0..R {
-                    let q = isa.splat(q[r]);
+                    let q = isa.splat(q[r][i * GROUP + c]);
                     sums[r] = [isa.mul_add(q, low, sums[r][0]), isa.mul_add(q, high, sums[r][1])];
                 }
             }

@@ -232,12 +232,8 @@ impl<F: KvFormat, const W: usize, const R: usize> SimdOp for Attend<'_, F, W, R>
     fn eval<I: Isa>(self, isa: I) {
         let Attend { kv, queries, span, out, .. } = self;
         let width = kv.value_size.next_multiple_of(LANES);
-        let mut q = [[0.0; R]; W];
-        for (r, query) in queries.iter().enumerate() {
-            for (q, component) in q.iter_mut().zip(query.q) {
-                q[r] = *component;
-            }
-        }
+        let q = queries.map(|query| query.q);
+        let mut weights = [[0.0; KV_BLOCK]; R];
         let start = queries.iter().map(|query| query.first).min().unwrap_or(0);
         let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
         let mut totals = [Softmax::<W>::EMPTY; R];
@@ -251,7 +247,7 @@ impl<F: KvFormat, const W: usize, const R: usize> SimdOp for Attend<'_, F, W, R>
                 }
                 let seen: [Range<usize>; R] = std::array::from_fn(|r| queries[r].sees(block));
                 if seen.iter().any(|seen| !seen.is_empty()) {
-                    add_block::<I, F, W, R>(isa, &kv, block, seen, &q[..kv.key_size], &mut parts);
+                    add_block::<I, F, W, R>(isa, &kv, block, seen, q, &mut weights, &mut parts);
                 }
             }
             for (total, part) in totals.iter_mut().zip(&parts) {
@@ -268,20 +264,20 @@ impl<F: KvFormat, const W: usize, const R: usize> SimdOp for Attend<'_, F, W, R>
     }
 }
 
-/// Adds what each row sees of a block to its softmax. `q` are the queries, component by component.
+/// Adds what each row sees of a block to its softmax. `weights` is room for those of its positions.
 #[inline(always)]
 fn add_block<I: Isa, F: KvFormat, const W: usize, const R: usize>(
     isa: I,
     kv: &KvView<'_>,
     block: usize,
     seen: [Range<usize>; R],
-    q: &[[f32; R]],
+    q: [&[f32]; R],
+    weights: &mut [[f32; KV_BLOCK]; R],
     rows: &mut [Softmax<W>; R],
 ) {
     let (keys, values) = kv.block::<F>(block);
     let width = kv.value_size.next_multiple_of(LANES);
     let scores = F::scores(isa, keys, q);
-    let mut weights = [[0.0; KV_BLOCK]; R];
     for r in 0..R {
         let (row, seen, weights) = (&mut rows[r], &seen[r], &mut weights[r]);
         if seen.is_empty() {
@@ -309,13 +305,22 @@ fn add_block<I: Isa, F: KvFormat, const W: usize, const R: usize>(
         isa.store(a, &mut halves[0]);
         isa.store(b, &mut halves[1]);
     }
-    if seen.iter().all(|seen| seen.len() == KV_BLOCK) {
+    // Together what all rows see. What one row sees must not be in another's sums, be it times zero.
+    let first = seen.iter().map(|seen| seen.start).max().unwrap_or(0);
+    let end = seen.iter().map(|seen| seen.end).min().unwrap_or(0);
+    let mut common = first..end.max(first);
+    if seen.iter().any(|seen| seen.start != first) {
+        common.end = first;
+    }
+    if !common.is_empty() {
         let means = rows.each_mut().map(|row| &mut row.mean[..width]);
-        F::add_values(isa, values, 0..KV_BLOCK, &weights, means);
-    } else {
-        // Not together: what one row sees must not be in another's sums, be it times zero.
-        for ((row, seen), weights) in rows.iter_mut().zip(seen).zip(&weights) {
-            F::add_values(isa, values, seen, std::array::from_ref(weights), [&mut row.mean[..width]]);
+        F::add_values(isa, values, common.clone(), weights, means);
+    }
+    for ((row, seen), weights) in rows.iter_mut().zip(seen).zip(&*weights) {
+        let rest = if common.is_empty() { seen } else { common.end..seen.end };
+        if !rest.is_empty() {
+            let mean = &mut row.mean[..width];
+            F::add_values(isa, values, rest, std::array::from_ref(weights), [mean]);
         }
     }
 }

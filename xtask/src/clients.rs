@@ -5,6 +5,7 @@
 mod server;
 mod tools;
 
+use std::fs;
 use std::process::Command;
 
 use anyhow::Result;
@@ -43,7 +44,11 @@ pub(crate) fn test(short: bool) -> Result<()> {
     server.end()?;
 
     // Answers are of no interest here, only whether there are any.
-    let server = Server::start(None, &["--max-tokens", "4", "--request-timeout", "20"])?;
+    let slots = workspace().join("target/clients/slots");
+    fs::create_dir_all(&slots)?;
+    let slots = format!("--slot-save-path={}", slots.display());
+    let server =
+        Server::start(None, &["--max-tokens", "4", "--request-timeout", "20", "--parallel", "32", &slots])?;
     run(&mut schemathesis(&python, server.address(), short))?;
     server.end()?;
 
@@ -60,7 +65,15 @@ fn schemathesis(python: &Python, address: &str, short: bool) -> Command {
     let mut command = Command::new(python.program("schemathesis"));
     command.args(["--no-color", "run", &format!("{address}/openapi.json"), "--checks", "all"]);
     command.args(["--phases", "examples,coverage,fuzzing", "--generation-database", "none"]);
-    command.args(["--workers", "2", "--request-timeout", "30", "--continue-on-failure"]);
+    command.args([
+        "--workers",
+        "2",
+        "--request-timeout",
+        "30",
+        "--max-response-time",
+        "25",
+        "--continue-on-failure",
+    ]);
     // What a schema cannot say is in a file of hooks.
     command.env("PYTHONPATH", workspace().join("clients")).env("SCHEMATHESIS_HOOKS", "document");
     command.env("PYTHONDONTWRITEBYTECODE", "1");

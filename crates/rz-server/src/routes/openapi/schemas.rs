@@ -144,7 +144,7 @@ fn openai() -> Schemas {
         sampling(),
         [
             ("model", text()),
-            ("input", one_of([json!({ "type": "string" }), messages("InputItem")])),
+            ("input", one_of([some_text(), messages("InputItem")])),
             ("instructions", text()),
             ("previous_response_id", text()),
             ("max_output_tokens", whole(1, MOST_TOKENS)),

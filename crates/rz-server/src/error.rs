@@ -177,6 +177,11 @@ impl ApiError {
         error.with(|problem| problem.allow = allow)
     }
 
+    /// The request is sound, but does not suit how things are now.
+    pub fn conflict(message: impl AsRef<str>) -> Self {
+        Self::new(StatusCode::CONFLICT, "invalid_request_error", message)
+    }
+
     /// The body, the headers or something else is larger than allowed.
     pub fn too_large(message: impl AsRef<str>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)

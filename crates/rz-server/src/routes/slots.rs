@@ -116,7 +116,7 @@ fn problem_of(problem: SlotProblem, name: &str, id: usize) -> ApiError {
     match problem {
         SlotProblem::Missing => ApiError::not_found(format!("there is no saved slot '{name}'")),
         SlotProblem::Unusable(message) => {
-            ApiError::bad_request(format!("slot {id} and the file '{name}' do not go together: {message}"))
+            ApiError::conflict(format!("slot {id} and the file '{name}' do not go together: {message}"))
         }
         SlotProblem::NoRoom => {
             ApiError::unavailable(format!("there is no room for the slot '{name}' now: ask again"), 2)

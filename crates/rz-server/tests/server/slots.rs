@@ -44,7 +44,7 @@ async fn a_slot_is_saved_restored_and_erased() {
     assert_eq!((erased.status.as_u16(), erased.json()), (200, json!({ "id_slot": 2, "n_erased": text })));
     assert_eq!(states(&server).await.iter().map(|state| state.1).collect::<Vec<_>>(), [text, 0, 0, 0]);
     let empty = server.post("/slots/2?action=save", &json!({ "filename": "empty" })).await;
-    assert_eq!(empty.status, 400, "{}", empty.text);
+    assert_eq!(empty.status, 409, "{}", empty.text);
     assert!(!folder.path().join("empty").exists());
 }
 
@@ -78,7 +78,7 @@ async fn what_cannot_be_done_with_a_slot_says_why() {
         ("/slots/99999999999999999999?action=save", name("a"), 400, "id"),
         ("/completion", json!({ "prompt": "Hi", "id_slot": 4 }), 400, "id_slot"),
         ("/completion", json!({ "prompt": "Hi", "id_slot": -2 }), 400, "id_slot"),
-        ("/slots/0?action=restore", name("damaged"), 400, ""),
+        ("/slots/0?action=restore", name("damaged"), 409, ""),
         ("/slots/0?action=restore", name("none"), 404, ""),
         ("/slots/0?action=save&model=nobody", name("a"), 404, "model"),
     ] {

@@ -38,12 +38,14 @@ def before_call(context, case, kwargs):
 
 
 def put_slot_right(case):
-    # There are so many, and a file has a name that systems take.
+    # There are so many, and a file, where one is read or written, has a name that systems take.
     case.path_parameters["id"] = int(case.path_parameters["id"]) % SLOTS
-    if isinstance(case.body, dict):
-        case.body["filename"] = "a"
-    else:
-        case.body = {"filename": "a"}
+    body = case.body if isinstance(case.body, dict) else {}
+    body["filename"] = "a"
+    # To be erased, none needs one.
+    if (case.query or {}).get("action") == "erase":
+        del body["filename"]
+    case.body = body
 
 
 def put_right(path, body):

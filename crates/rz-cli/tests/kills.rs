@@ -159,7 +159,7 @@ fn in_the_middle_of_saving_a_slot() {
     let whole = std::fs::read(slots.join("whole")).expect("a file");
     std::fs::write(slots.join("whole"), &whole[..whole.len() - 7]).expect("a file");
     let (status, answer) = server.send("POST", "/slots/0?action=restore", "", r#"{"filename": "whole"}"#);
-    assert!(status == 400 && !answer.contains(path(&slots)), "{status} {answer}");
+    assert!(status == 409 && !answer.contains(path(&slots)), "{status} {answer}");
 }
 
 #[test]

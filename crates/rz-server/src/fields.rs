@@ -135,7 +135,9 @@ impl Fields {
     /// A field that is supported only with the values that mean what happens anyway.
     pub(crate) fn only(&mut self, name: &str, values: &[Value]) -> Result<(), ApiError> {
         let Some(value) = self.value(name) else { return Ok(()) };
-        if values.contains(&value) {
+        // 1.0 is 1.
+        let number = whole(&value);
+        if values.iter().any(|one| *one == value || (number.is_some() && whole(one) == number)) {
             return Ok(());
         }
         let path = self.path(name);

@@ -28,7 +28,7 @@ async fn prompts_are_texts_or_tokens_or_several_of_them() {
         (json!(["a", [5]]), 2),
     ] {
         let server = server(&["x"]);
-        let body = server.ask(PATH, json!({ "prompt": prompt, "n": 2 })).await;
+        let body = server.ask(PATH, json!({ "prompt": prompt, "n": 2, "best_of": 2.0 })).await;
         let choices = body["choices"].as_array().unwrap();
         assert_eq!(choices.len(), count * 2, "{prompt}");
         let indices: Vec<_> = choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect();

@@ -132,4 +132,7 @@ def known_tokens(value):
         return [known_tokens(item) for item in value]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return int(value) % VOCABULARY
+    # Some characters are nothing in the model's tokens.
+    if isinstance(value, str) and not re.search("[!-~]", value):
+        return "a" + value
     return value

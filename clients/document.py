@@ -110,6 +110,11 @@ def put_right(path, body):
     options = body.get("options") or {}
     if options.get("num_ctx") is not None:
         options["num_ctx"] = min(options["num_ctx"], CONTEXT)
+    # Readers of JSON agree about whole numbers up to here.
+    for holder in (body, options):
+        for field in ("repeat_last_n", "top_k"):
+            if isinstance(holder.get(field), float):
+                holder[field] = min(holder[field], 2.0 ** 53 - 1)
     # Numbers that depend on others.
     if body.get("min_tokens") is not None:
         body["min_tokens"] = 0

@@ -28,7 +28,8 @@ fn sampling() -> Schemas {
             Kind::Float { min, max, .. } => {
                 json!({ "type": ["number", "null"], "minimum": min, "maximum": max })
             }
-            Kind::Int { min, max, .. } => whole(min, max.min(LARGEST)),
+            Kind::Int { min, max: i64::MAX, .. } => json!({ "type": ["integer", "null"], "minimum": min }),
+            Kind::Int { min, max, .. } => whole(min, max),
             Kind::Bool { .. } => flag(),
         };
         schema["description"] = param.doc.into();
@@ -38,8 +39,6 @@ fn sampling() -> Schemas {
 }
 
 const MOST_TOKENS: i64 = 100_000_000;
-/// The largest number up to which readers of JSON agree about whole numbers (RFC 8259).
-const LARGEST: i64 = (1 << 53) - 1;
 
 /// What OpenAI's routes have in common.
 fn common() -> Schemas {
@@ -266,7 +265,7 @@ fn others() -> Schemas {
                 &["type"],
                 [
                     ("type", json!({ "enum": ["enabled", "adaptive", "disabled"] })),
-                    ("budget_tokens", whole(0, LARGEST)),
+                    ("budget_tokens", json!({ "type": ["integer", "null"], "minimum": 0 })),
                 ],
             )),
         ),

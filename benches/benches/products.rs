@@ -6,7 +6,8 @@ use criterion::{Criterion, Throughput};
 use rz_kernels::Runtime;
 use rz_quant::DType;
 
-const DTYPES: [DType; 6] = [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::Q4_K, DType::Q6_K, DType::F16];
+const DTYPES: [DType; 7] =
+    [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K, DType::F16];
 
 fn main() {
     let runtime = Runtime::new(None).expect("threads");

@@ -121,7 +121,8 @@ pub(crate) struct Compute {
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_parser())]
     pub(crate) kv_type: KvType,
     /// Whole numbers that activations are rounded to: i8 is faster where a prompt or many
-    /// sequences are computed, i16 finer [default: i16 for models below some 0.6B, i8 above]
+    /// sequences are computed, i8-long faster still and coarser, i16 finer [default: i16 for models below some
+    /// 0.6B, above i8-long for weights in super-blocks (K types) and i8 for others]
     #[arg(long, value_name = "TYPE", value_parser = activation_parser())]
     pub(crate) activations: Option<ActivationType>,
     /// Keep the system from ever moving the weights to disk

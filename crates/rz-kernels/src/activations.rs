@@ -11,6 +11,9 @@ use crate::{Isa, Kernels, LANES, PANEL_COLUMNS, SimdOp, Team};
 pub enum ActivationType {
     /// One byte, `-127..=127`. What most engines take, and half the arithmetic of `I16`.
     I8,
+    /// One byte, `-127..=127`, and fewer scales: faster, a little coarser. For weights in super-blocks of 256
+    /// columns most engines take a scale for as many.
+    I8Long,
     /// Two bytes, `-16256..=16256`: so fine that storing keys and values in half
     /// precision costs more.
     #[default]
@@ -20,25 +23,33 @@ pub enum ActivationType {
 impl ActivationType {
     /// Every type, by the name that users give.
     pub const ALL: &'static [(&'static str, ActivationType)] =
-        &[("i8", ActivationType::I8), ("i16", ActivationType::I16)];
+        &[("i8", ActivationType::I8), ("i8-long", ActivationType::I8Long), ("i16", ActivationType::I16)];
 
     const fn bytes(self) -> usize {
         match self {
-            ActivationType::I8 => 1,
+            ActivationType::I8 | ActivationType::I8Long => 1,
             ActivationType::I16 => 2,
+        }
+    }
+
+    /// Blocks of 32 columns that share a scale.
+    pub(crate) const fn span(self) -> usize {
+        match self {
+            ActivationType::I8 => 1,
+            ActivationType::I8Long | ActivationType::I16 => 4,
         }
     }
 
     const fn largest(self) -> f32 {
         match self {
-            ActivationType::I8 => 127.0,
+            ActivationType::I8 | ActivationType::I8Long => 127.0,
             ActivationType::I16 => (127 << LOW_BITS) as f32,
         }
     }
 }
 
 /// Vectors of one layer's input, as the panel products read them: for every span of 32 (`I8`) or
-/// 128 columns (`I16`) a scale `s = max|x| / largest` and whole numbers `q = round(x / s)`, half to even, of an
+/// 128 columns (`I8Long`, `I16`) a scale `s = max|x| / largest` and whole numbers `q = round(x / s)`, half to even, of an
 /// [`ActivationType`]. Of two bytes, `q = 128 * high + low`: instruction sets multiply
 /// bytes, and both are in `-127..=127`, where every set is exact.
 ///
@@ -55,12 +66,6 @@ pub struct Activations {
     /// The high bytes of 32 values, then the low ones.
     values: Vec<[i8; PANEL_COLUMNS]>,
     scales: Vec<Scale>,
-}
-
-/// Blocks of 32 columns that share a scale, for values of so many bytes. Two bytes have
-/// precision to spare: fewer scales make their products faster.
-pub(crate) const fn span(bytes: usize) -> usize {
-    if bytes == 1 { 1 } else { 4 }
 }
 
 /// Bits of a value below its high byte.
@@ -99,7 +104,7 @@ impl Activations {
     /// Columns that have a scale in common: those from a multiple of this number to the next, or
     /// to the last.
     pub fn span(&self) -> usize {
-        span(self.kind.bytes()) * PANEL_COLUMNS
+        self.kind.span() * PANEL_COLUMNS
     }
 
     /// Tokens of the last [`quantize`](Self::quantize).
@@ -264,7 +269,7 @@ impl ActivationShare<'_> {
     /// [`span`](Activations::span) to one or to the last column.
     pub fn put(&mut self, token: usize, first: usize, x: &[f32]) {
         let ActivationShare { kernels, kind, end, cells } = self;
-        let span = span(kind.bytes()) * PANEL_COLUMNS;
+        let span = kind.span() * PANEL_COLUMNS;
         let (last, whole) = (first + x.len(), |column: usize| column.is_multiple_of(span));
         assert!(whole(first) && (whole(last) || last == *end), "columns {first} to {last} of {end}");
         let (x, _) = x.as_chunks::<PANEL_COLUMNS>();
@@ -286,7 +291,7 @@ impl SimdOp for Quantize<'_, '_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Quantize { kind, x, cells, token, first } = self;
-        let width = span(kind.bytes());
+        let width = kind.span();
         for (span, x) in x.chunks(width).enumerate() {
             let step = step(isa, kind, x);
             for (i, x) in x.iter().enumerate() {
@@ -388,7 +393,7 @@ mod tests {
                     for (at, scale) in tile.scales.iter().enumerate() {
                         let (block, token) = (at / tile.tokens, first + at % tile.tokens);
                         let row = &x[token * columns..][..columns];
-                        let width = span(q.bytes());
+                        let width = kind.span();
                         let span = row.chunks(width * PANEL_COLUMNS).nth(block / width).unwrap();
                         let x = &span[block % width * PANEL_COLUMNS..][..PANEL_COLUMNS];
                         let bytes = &tile.values[at * q.bytes()..][..q.bytes()];
@@ -454,7 +459,7 @@ mod tests {
             };
             halves[i / 16] += whole;
             let error = f64::from(*x) - f64::from(scale.scale) * f64::from(whole);
-            let largest = if kind == ActivationType::I8 { 127.0 } else { 16256.0 };
+            let largest = if kind == ActivationType::I16 { 16256.0 } else { 127.0 };
             assert!(error.abs() <= 0.51 * f64::from(peak) / largest, "{x} {error}");
         }
         assert_eq!(scale.minus_halves, halves.map(|half| -half));

@@ -121,7 +121,8 @@ impl CpuModel {
         let loading = Some(loading);
         let max_batch = options.max_batch.clamp(1, LONGEST_BATCH);
         let kv = KvStorage::new(&spec, options.stored_type(), options.kv_groups(&spec)?)?;
-        let activations = options.activations.unwrap_or_else(|| spec.activation_type());
+        let activations =
+            options.activations.unwrap_or_else(|| spec.activation_type(weights.are_super_blocks()));
         let threads = runtime.pool.threads().max(runtime.pool.batch_threads());
         let parts = parts_room(&spec, max_batch.min(2 * threads), options.context);
         let scratch = Scratch::new(&spec, max_batch, parts, activations);
@@ -147,13 +148,7 @@ impl CpuModel {
     /// the `positions` before it.
     pub fn bytes_per_token(&self, positions: usize) -> usize {
         let Weights { embedding, output, layers, .. } = &self.weights;
-        let matrices = |layer: &LayerWeights<Matrix>| {
-            let LayerWeights { query, key, value, attention_output, gate, up, down, .. } = layer;
-            let gate = gate.as_ref().map_or(0, |gate| gate.matrix.bytes());
-            let rest = [query, key, value, attention_output, up, down].map(|linear| linear.matrix.bytes());
-            gate + rest.iter().sum::<usize>()
-        };
-        let layers: usize = layers.iter().map(matrices).sum();
+        let layers: usize = layers.iter().flat_map(LayerWeights::matrices).map(Matrix::bytes).sum();
         let kv = self.kv.kv_type().bytes(self.spec.kv_elements(positions));
         layers + output.as_ref().unwrap_or(embedding).bytes() + kv
     }
@@ -163,14 +158,8 @@ impl CpuModel {
     pub fn macs_per_token(&self, logits: bool) -> usize {
         let size = |matrix: &Matrix| matrix.rows() * matrix.columns();
         let Weights { embedding, output, layers, .. } = &self.weights;
-        let of_layer = |layer: &LayerWeights<Matrix>| {
-            let LayerWeights { query, key, value, attention_output, gate, up, down, .. } = layer;
-            let gate = gate.as_ref().map_or(0, |gate| size(&gate.matrix));
-            let rest = [query, key, value, attention_output, up, down].map(|linear| size(&linear.matrix));
-            gate + rest.iter().sum::<usize>()
-        };
         let output = if logits { size(output.as_ref().unwrap_or(embedding)) } else { 0 };
-        layers.iter().map(of_layer).sum::<usize>() + output
+        layers.iter().flat_map(LayerWeights::matrices).map(size).sum::<usize>() + output
     }
 
     /// Has all weights in their places, as after [`load`](Self::load).

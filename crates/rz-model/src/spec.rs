@@ -154,14 +154,19 @@ impl Rope {
 
 impl ModelSpec {
     /// The type of activations that suits a model of this size, unless somebody asks for
-    /// another: two bytes up to half a billion weights in the layers, one byte above.
+    /// another: two bytes up to half a billion weights in the layers, one byte above, with fewer scales where
+    /// most of the weights are in super-blocks.
     ///
     /// Rounding to one byte shows in the logits of small models, and their products are
     /// cheap; large models are worth the time that it saves.
     /// See `docs/adr/0002-activations-in-16-bits.md`.
-    pub fn activation_type(&self) -> ActivationType {
+    pub fn activation_type(&self, super_blocks: bool) -> ActivationType {
         const SMALL: usize = 500_000_000;
-        if self.layer_weights() <= SMALL { ActivationType::I16 } else { ActivationType::I8 }
+        match (self.layer_weights() <= SMALL, super_blocks) {
+            (true, _) => ActivationType::I16,
+            (false, true) => ActivationType::I8Long,
+            (false, false) => ActivationType::I8,
+        }
     }
 
     /// Weights in the matrices of all layers.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use rz_kernels::PANEL_ROWS;
-use rz_quant::DType;
+use rz_quant::{DType, Matrix};
 
 use crate::origin::{Change, Origin, Piece};
 use crate::spec::{LayerSpec, NormKind};
@@ -101,7 +101,28 @@ impl<M> Weights<M> {
     }
 }
 
+impl Weights<Matrix> {
+    /// Whether most of the layers' weights are in super-blocks: of scales that have a scale themselves.
+    pub(crate) fn are_super_blocks(&self) -> bool {
+        const BLOCK: usize = 32;
+        let (mut of_all, mut of_super) = (0, 0);
+        for matrix in self.layers.iter().flat_map(LayerWeights::matrices) {
+            let size = matrix.rows() * matrix.columns();
+            of_all += size;
+            of_super += if matrix.dtype().block_elements() > BLOCK { size } else { 0 };
+        }
+        2 * of_super > of_all
+    }
+}
+
 impl<M> LayerWeights<M> {
+    /// Its matrices in order of use.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &M> {
+        let LayerWeights { query, key, value, attention_output, gate, up, down, .. } = self;
+        let first = [query, key, value, attention_output].into_iter();
+        first.chain(gate).chain([up, down]).map(|linear| &linear.matrix)
+    }
+
     /// Its matrices in order of use.
     pub(crate) fn matrices_mut(&mut self) -> impl Iterator<Item = &mut M> {
         let LayerWeights { query, key, value, attention_output, gate, up, down, .. } = self;

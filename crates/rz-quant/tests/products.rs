@@ -30,10 +30,11 @@ fn every_way() -> impl Iterator<Item = (Kernels, ActivationType)> {
 
 /// Whole numbers of at most 127, which every span of 128 reaches, times a power of
 /// two: quantizing them to steps of a 127th or a 16256th (128 * 127) of the peak loses nothing.
-fn exact_activations(random: &mut Random, len: usize) -> Vec<f32> {
-    (0..len)
+fn exact_activations(random: &mut Random, tokens: usize, columns: usize) -> Vec<f32> {
+    (0..tokens * columns)
         .map(|i| {
-            let scale = 2.0f32.powi((i / 128 % 7) as i32 - 3);
+            let span = i / columns + i % columns / 128;
+            let scale = 2.0f32.powi((span % 7) as i32 - 3);
             let q = if i % 32 == 7 { 127 } else { random.next() as i32 % 255 - 127 };
             q.clamp(-127, 127) as f32 * scale
         })
@@ -104,7 +105,7 @@ fn every_format_on_every_instruction_set() {
             let unpacked =
                 Matrix::from_blocks(dtype, rows, columns, Box::new(bytes.clone())).expect("its own shape");
             for tokens in [1, 2, 3, 4, 5, 8, 9, 17] {
-                let x = exact_activations(&mut random, tokens * columns);
+                let x = exact_activations(&mut random, tokens, columns);
                 for way in every_way() {
                     let what = format!("{dtype} {rows}x{columns}, {tokens} tokens, {way:?}");
                     let out = product(way, 1, &unpacked, &x);
@@ -155,9 +156,10 @@ fn extreme_blocks_are_exact() {
     }
 }
 
+/// So many tokens that panels are expanded, and some of a tile that is not whole.
 #[test]
 fn a_token_does_not_depend_on_its_neighbours_or_on_the_threads() {
-    let (rows, columns, tokens) = (50, 256, 19);
+    let (rows, columns, tokens) = (50, 256, 45);
     let mut random = Random(3);
     for &dtype in DType::ALL {
         let bytes = encoded(&mut random, dtype, rows, columns);
@@ -196,7 +198,7 @@ fn quantized_activations_stay_close() {
         for way in every_way() {
             let exact = product(way, 1, &exact, &x);
             let got = product(way, 1, &packed, &x);
-            let bound = if way.1 == ActivationType::I8 && packed.reads_quantized() { 1e-4 } else { 1e-8 };
+            let bound = if way.1 != ActivationType::I16 && packed.reads_quantized() { 1e-4 } else { 1e-8 };
             let error: f32 = got.iter().zip(&exact).map(|(a, b)| (a - b).powi(2)).sum();
             let power: f32 = exact.iter().map(|x| x * x).sum();
             assert!(error / power < bound, "{dtype}, {way:?}: {}", error / power);

@@ -101,6 +101,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
 
     /// Bytes from memory.
     fn load_bytes(self, x: &[u8; 64]) -> Self::Bytes;
+    /// Bytes to memory.
+    fn store_bytes(self, v: Self::Bytes, out: &mut [u8; 64]);
     /// The bits of `mask` in every byte, after the byte was shifted so that its bit `from`
     /// lies at `to`. All bits of `mask` must come from the same byte.
     fn take_bits(self, v: Self::Bytes, from: u32, to: u32, mask: u8) -> Self::Bytes;

@@ -199,6 +199,10 @@ impl<P: Products> Isa for Neon<P> {
             vandq_s32(shifted, vdupq_n_s32((1 << count) - 1))
         });
         fn load_bytes(x: &[u8; 64]) -> Bytes = quarters!(|i| vld1q_u8(x.as_ptr().add(4 * i)));
+        fn store_bytes(v: Bytes, out: &mut [u8; 64]) =
+            for i in [0, 16, 32, 48] {
+                vst1q_u8(out.as_mut_ptr().add(i), v[i / 16]);
+            };
         fn take_bits(v: Bytes, from: u32, to: u32, mask: u8) -> Bytes = each!(|v| {
             vandq_u8(vshlq_u8(v, vdupq_n_s8(to as i8 - from as i8)), vdupq_n_u8(mask))
         });

@@ -159,6 +159,10 @@ impl Isa for Portable {
         *x
     }
     #[inline(always)]
+    fn store_bytes(self, v: [u8; 64], out: &mut [u8; 64]) {
+        *out = v;
+    }
+    #[inline(always)]
     fn take_bits(self, v: [u8; 64], from: u32, to: u32, mask: u8) -> [u8; 64] {
         v.map(|b| ((u32::from(b) << to) >> from) as u8 & mask)
     }

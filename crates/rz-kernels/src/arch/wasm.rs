@@ -157,6 +157,10 @@ impl Isa for Simd128 {
         fn bits(v: Vector, from: u32, count: u32) -> Vector =
             each!(|v| v128_and(u32x4_shr(v, from), i32x4_splat((1 << count) - 1)));
         fn load_bytes(x: &[u8; 64]) -> Vector = quarters!(|i| v128_load(x.as_ptr().add(4 * i).cast()));
+        fn store_bytes(v: Vector, out: &mut [u8; 64]) =
+            for i in [0, 16, 32, 48] {
+                v128_store(out.as_mut_ptr().add(i).cast(), v[i / 16]);
+            };
         fn take_bits(v: Vector, from: u32, to: u32, mask: u8) -> Vector = each!(|v| {
             let shifted = if from > to { u8x16_shr(v, from - to) } else { u8x16_shl(v, to - from) };
             v128_and(shifted, u8x16_splat(mask))

@@ -18,6 +18,9 @@ pub(super) trait Header {
     /// Whether that takes all 8 bits.
     const WIDE: bool = false;
 
+    /// Whether there are minimums.
+    const MINIMUM: bool = false;
+
     /// The factors of sub-block `index`, for sixteen rows.
     fn at<I: Isa>(isa: I, header: &[u16], index: usize) -> Factors<I::F32>;
 }
@@ -48,6 +51,7 @@ impl<const CENTRE: i32> Header for Centred<CENTRE> {
 pub(super) struct Minimum;
 
 impl Header for Minimum {
+    const MINIMUM: bool = true;
     const UNITS: usize = 32;
     const STEPS: usize = 1;
     const PARTS: usize = 1;
@@ -63,6 +67,7 @@ impl Header for Minimum {
 pub(super) struct ScaleMinNibbles;
 
 impl Header for ScaleMinNibbles {
+    const MINIMUM: bool = true;
     const UNITS: usize = 32 + 128;
     const STEPS: usize = 8;
     const PARTS: usize = 2;
@@ -78,6 +83,7 @@ impl Header for ScaleMinNibbles {
 pub(super) struct ScaleMinBytes;
 
 impl Header for ScaleMinBytes {
+    const MINIMUM: bool = true;
     const UNITS: usize = 32 + 128;
     const STEPS: usize = 8;
     const PARTS: usize = 1;

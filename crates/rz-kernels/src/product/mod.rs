@@ -4,9 +4,12 @@
 //! meets the same columns of up to eight tokens. A token's result does not depend on the
 //! tokens beside it: its sums are formed in order of the columns.
 
+mod expanded;
 mod float;
 mod header;
 mod quantized;
+
+use std::cell::RefCell;
 
 use crate::{Activations, Columns, Isa, Kernels, PANEL_ROWS, PanelKind, PanelRef, SimdOp};
 
@@ -22,7 +25,10 @@ pub fn panel_product(kernels: Kernels, weights: PanelRef<'_>, x: &Activations, o
     let tokens = out.first_row()..out.first_row() + out.rows();
     assert!(x.are_tiles(&tokens), "tokens {tokens:?} of {}", x.tokens());
     check_share(weights, out);
-    kernels.run(Quantized { weights, x, out });
+    thread_local! {
+        static ROOM: RefCell<Vec<expanded::Line>> = const { RefCell::new(Vec::new()) };
+    }
+    ROOM.with_borrow_mut(|room| kernels.run(Quantized { weights, x, out, room }));
 }
 
 /// As [`panel_product`] for the float kinds, with the activations as they are: `x` is
@@ -45,6 +51,7 @@ struct Quantized<'a, 'b> {
     weights: PanelRef<'a>,
     x: &'a Activations,
     out: &'a mut Columns<'b>,
+    room: &'a mut Vec<expanded::Line>,
 }
 
 impl SimdOp for Quantized<'_, '_> {
@@ -55,21 +62,21 @@ impl SimdOp for Quantized<'_, '_> {
         use header::{Centred, Curved, Minimum, PowerOfTwo, SuperCurved};
         use header::{ScaleMinBytes, ScaleMinNibbles, SignedScales, SixBitScales};
         use quantized::panels;
-        let Quantized { weights, x, out } = self;
+        let Quantized { weights, x, out, room } = self;
         match weights.kind() {
-            PanelKind::Bits4 => panels::<I, Centred<8>, 4, 0>(isa, weights, x, out),
-            PanelKind::Bits4Min => panels::<I, Minimum, 4, 0>(isa, weights, x, out),
-            PanelKind::Bits5 => panels::<I, Centred<16>, 4, 1>(isa, weights, x, out),
-            PanelKind::Bits5Min => panels::<I, Minimum, 4, 1>(isa, weights, x, out),
-            PanelKind::Bits8 => panels::<I, Centred<128>, 8, 0>(isa, weights, x, out),
-            PanelKind::Super2 => panels::<I, ScaleMinNibbles, 2, 0>(isa, weights, x, out),
-            PanelKind::Super3 => panels::<I, SixBitScales, 2, 1>(isa, weights, x, out),
-            PanelKind::Super4 => panels::<I, ScaleMinBytes, 4, 0>(isa, weights, x, out),
-            PanelKind::Super5 => panels::<I, ScaleMinBytes, 4, 1>(isa, weights, x, out),
-            PanelKind::Super6 => panels::<I, SignedScales, 4, 2>(isa, weights, x, out),
-            PanelKind::Curved4 => panels::<I, Curved, 4, 0>(isa, weights, x, out),
-            PanelKind::SuperCurved4 => panels::<I, SuperCurved, 4, 0>(isa, weights, x, out),
-            PanelKind::Float4 => panels::<I, PowerOfTwo, 4, 0>(isa, weights, x, out),
+            PanelKind::Bits4 => panels::<I, Centred<8>, 4, 0>(isa, weights, x, out, room),
+            PanelKind::Bits4Min => panels::<I, Minimum, 4, 0>(isa, weights, x, out, room),
+            PanelKind::Bits5 => panels::<I, Centred<16>, 4, 1>(isa, weights, x, out, room),
+            PanelKind::Bits5Min => panels::<I, Minimum, 4, 1>(isa, weights, x, out, room),
+            PanelKind::Bits8 => panels::<I, Centred<128>, 8, 0>(isa, weights, x, out, room),
+            PanelKind::Super2 => panels::<I, ScaleMinNibbles, 2, 0>(isa, weights, x, out, room),
+            PanelKind::Super3 => panels::<I, SixBitScales, 2, 1>(isa, weights, x, out, room),
+            PanelKind::Super4 => panels::<I, ScaleMinBytes, 4, 0>(isa, weights, x, out, room),
+            PanelKind::Super5 => panels::<I, ScaleMinBytes, 4, 1>(isa, weights, x, out, room),
+            PanelKind::Super6 => panels::<I, SignedScales, 4, 2>(isa, weights, x, out, room),
+            PanelKind::Curved4 => panels::<I, Curved, 4, 0>(isa, weights, x, out, room),
+            PanelKind::SuperCurved4 => panels::<I, SuperCurved, 4, 0>(isa, weights, x, out, room),
+            PanelKind::Float4 => panels::<I, PowerOfTwo, 4, 0>(isa, weights, x, out, room),
             PanelKind::F16 | PanelKind::Bf16 | PanelKind::F32 => unreachable!("a float kind"),
         }
     }

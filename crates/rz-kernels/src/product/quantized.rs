@@ -1,74 +1,130 @@
 //! Products with quantized activations. The sums of a row over a sub-block are exact in
 //! integers.
 
-use super::header::Header;
-use super::{by_tokens, store};
-use crate::activations::{LOW_BITS, Scale, Tile, span};
-use crate::{Activations, Columns, Isa, PANEL_COLUMNS, PANEL_ROWS, PanelRef};
+use std::marker::PhantomData;
+use std::ops::Range;
 
-/// Bits of `q` come from planes of `BASE` bits and, above them, planes of `EXTRA` bits.
+use super::expanded::{Expanded, Line, expand};
+use super::header::{Factors, Header};
+use super::{by_tokens, store};
+use crate::activations::{LOW_BITS, Scale, Tile};
+use crate::{ActivationType, Activations, Columns, Isa, PANEL_COLUMNS, PANEL_ROWS, PanelRef};
+
+/// Bits of `q` come from planes of `BASE` bits and, above them, planes of `EXTRA` bits. `room` is for
+/// panels that are expanded.
 #[inline(always)]
 pub(super) fn panels<I: Isa, H: Header, const BASE: usize, const EXTRA: usize>(
     isa: I,
     weights: PanelRef<'_>,
     x: &Activations,
     out: &mut Columns<'_>,
+    room: &mut Vec<Line>,
 ) {
+    // Four bits are unpacked for a tile in no time, and eight are no less than bytes.
+    let expands = const { EXTRA > 0 || BASE == 2 || H::TABLE.is_some() };
     let columns = out.columns();
     for first in columns.clone().step_by(PANEL_ROWS) {
-        let panel = weights.panel(first / PANEL_ROWS);
+        let packed =
+            Packed::<H, BASE, EXTRA> { panel: weights.panel(first / PANEL_ROWS), header: PhantomData };
         let at = first - columns.start..(first - columns.start + PANEL_ROWS).min(columns.len());
+        let expanded = if expands && out.rows() >= ENOUGH {
+            Some(expand(isa, &packed, weights.columns() / PANEL_COLUMNS, room))
+        } else {
+            None
+        };
         for (token, tile) in x.tiles(out.first_row()..out.first_row() + out.rows()) {
-            let place = (token, at.clone());
-            match x.bytes() {
-                1 => by_tokens!(
-                    tile.tokens,
-                    some_tokens::<I, H, BASE, EXTRA, 1>(isa, panel, tile, out, &place)
-                ),
-                _ => by_tokens!(
-                    tile.tokens,
-                    some_tokens::<I, H, BASE, EXTRA, 2>(isa, panel, tile, out, &place)
-                ),
+            let mut sums = Sums { out: &mut *out, token, columns: at.clone() };
+            match x.kind() {
+                ActivationType::I8 => of_tile::<I, H, _, 1, 1>(isa, &packed, &expanded, tile, &mut sums),
+                ActivationType::I8Long => of_tile::<I, H, _, 1, 4>(isa, &packed, &expanded, tile, &mut sums),
+                ActivationType::I16 => of_tile::<I, H, _, 2, 4>(isa, &packed, &expanded, tile, &mut sums),
             }
         }
     }
 }
 
-/// Tokens `first..first + N` of a tile, their activations in `BYTES` bytes.
+/// Tokens from which on it pays to expand panels.
+const ENOUGH: usize = 32;
+
+/// The weights of sixteen rows.
+pub(super) trait Source<H: Header> {
+    /// The largest byte of values.
+    const LARGEST: i32;
+
+    /// Of block `index` of 32 columns: the factors of one part of it, and its values, of each group four
+    /// columns of sixteen rows.
+    fn part<I: Isa>(&self, isa: I, index: usize, part: usize) -> (Factors<I::F32>, [I::Bytes; GROUPS]);
+}
+
+/// Vectors of four columns of sixteen rows in 32 columns.
+pub(super) const GROUPS: usize = PANEL_COLUMNS / 4;
+
+/// A panel as it is stored.
+struct Packed<'a, H, const BASE: usize, const EXTRA: usize> {
+    panel: &'a [u16],
+    header: PhantomData<H>,
+}
+
+impl<H: Header, const BASE: usize, const EXTRA: usize> Source<H> for Packed<'_, H, BASE, EXTRA> {
+    const LARGEST: i32 = largest(H::TABLE, BASE + EXTRA);
+
+    #[inline(always)]
+    fn part<I: Isa>(&self, isa: I, index: usize, part: usize) -> (Factors<I::F32>, [I::Bytes; GROUPS]) {
+        let step = const { 32 * (BASE + EXTRA) };
+        let block = H::UNITS + H::STEPS * step;
+        let (header, planes) = self.panel[index / H::STEPS * block..][..block].split_at(H::UNITS);
+        let planes = &planes[index % H::STEPS * step..][..step];
+        let factors = H::at(isa, header, index % H::STEPS * H::PARTS + part);
+        let count = GROUPS / H::PARTS;
+        (factors, groups::<I, H, BASE, EXTRA>(isa, planes, part * count, count))
+    }
+}
+
+/// Where the sums of a tile go.
+struct Sums<'a, 'b> {
+    out: &'a mut Columns<'b>,
+    /// The first token of the tile.
+    token: usize,
+    columns: Range<usize>,
+}
+
+/// A tile's products, its activations in `BYTES` bytes with a scale for `SPAN` blocks.
 #[inline(always)]
-fn some_tokens<
-    I: Isa,
-    H: Header,
-    const BASE: usize,
-    const EXTRA: usize,
-    const BYTES: usize,
-    const N: usize,
->(
+fn of_tile<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const SPAN: usize>(
+    isa: I,
+    packed: &S,
+    expanded: &Option<Expanded<'_, H, S>>,
+    tile: Tile<'_>,
+    sums: &mut Sums<'_, '_>,
+) {
+    match (tile.tokens, expanded) {
+        (8, Some(expanded)) => some_tokens::<I, H, _, BYTES, SPAN, 8>(0, isa, expanded, tile, sums),
+        (4, Some(expanded)) => some_tokens::<I, H, _, BYTES, SPAN, 4>(0, isa, expanded, tile, sums),
+        _ => by_tokens!(tile.tokens, some_tokens::<I, H, S, BYTES, SPAN>(isa, packed, tile, sums)),
+    }
+}
+
+/// Tokens `first..first + N` of a tile.
+#[inline(always)]
+fn some_tokens<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const SPAN: usize, const N: usize>(
     first: usize,
     isa: I,
-    panel: &[u16],
+    weights: &S,
     tile: Tile<'_>,
-    out: &mut Columns<'_>,
-    (token, columns): &(usize, std::ops::Range<usize>),
+    Sums { out, token, columns }: &mut Sums<'_, '_>,
 ) {
-    let step = 32 * (BASE + EXTRA);
-    let block = H::UNITS + H::STEPS * step;
     let mut sums = [isa.splat(0.0); N];
     let (values, _) = tile.values.as_chunks::<BYTES>();
-    let width = const { span(BYTES) };
-    let spans = values.chunks(width * tile.tokens).zip(tile.scales.chunks(width * tile.tokens));
+    let spans = values.chunks(SPAN * tile.tokens).zip(tile.scales.chunks(SPAN * tile.tokens));
     for (span, (values, scales)) in spans.enumerate() {
         let mut parts = [isa.splat(0.0); N];
         let steps = values.chunks_exact(tile.tokens).zip(scales.chunks_exact(tile.tokens));
         for (i, (values, scales)) in steps.enumerate() {
-            let index = span * width + i;
-            let (header, planes) = panel[index / H::STEPS * block..][..block].split_at(H::UNITS);
-            let planes = &planes[index % H::STEPS * step..][..step];
             let values = values[first..].first_chunk().expect("tokens of the tile");
             let scales: &[Scale; N] = scales[first..].first_chunk().expect("tokens of the tile");
             for part in 0..H::PARTS {
-                let factors = H::at(isa, header, index % H::STEPS * H::PARTS + part);
-                let dots = dots::<I, H, BASE, EXTRA, BYTES, N>(isa, planes, values, scales, part);
+                let (factors, q) = weights.part(isa, span * SPAN + i, part);
+                let dots = dots::<I, H, S, BYTES, N>(isa, &q, values, scales, part);
                 for t in 0..N {
                     parts[t] = isa.mul_add(isa.to_f32(dots[t]), factors.scale, parts[t]);
                     if let Some(minimum) = factors.minimum {
@@ -84,7 +140,7 @@ fn some_tokens<
         }
     }
     for (t, sum) in sums.into_iter().enumerate() {
-        store(isa, sum, &mut out.row(token + first + t)[columns.clone()]);
+        store(isa, sum, &mut out.row(*token + first + t)[columns.clone()]);
     }
 }
 
@@ -98,9 +154,9 @@ impl Scale {
 
 /// The sums of one part of 32 columns, `q - CENTRE` times the values of each token.
 #[inline(always)]
-fn dots<I: Isa, H: Header, const BASE: usize, const EXTRA: usize, const BYTES: usize, const N: usize>(
+fn dots<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const N: usize>(
     isa: I,
-    planes: &[u16],
+    q: &[I::Bytes; GROUPS],
     values: &[[[i8; PANEL_COLUMNS]; BYTES]; N],
     scales: &[Scale; N],
     part: usize,
@@ -109,7 +165,6 @@ fn dots<I: Isa, H: Header, const BASE: usize, const EXTRA: usize, const BYTES: u
     // Of wide values the instruction set takes a part off itself.
     let centre = if H::WIDE { H::CENTRE - I::WIDE_OFFSET } else { H::CENTRE };
     let count = GROUPS / H::PARTS;
-    let q = groups::<I, H, BASE, EXTRA>(isa, planes, part * count, count);
     let mut sums = [isa.splat_i32(0); N];
     for byte in 0..BYTES {
         for t in 0..N {
@@ -127,7 +182,7 @@ fn dots<I: Isa, H: Header, const BASE: usize, const EXTRA: usize, const BYTES: u
             x[t] = &values[t][byte].as_chunks().0[part * count..(part + 1) * count];
         }
         if !H::WIDE {
-            sums = isa.dots(sums, &q[..count], x, const { largest(H::TABLE, BASE + EXTRA) });
+            sums = isa.dots(sums, &q[..count], x, S::LARGEST);
             continue;
         }
         for g in 0..count {
@@ -149,9 +204,6 @@ const fn largest(table: Option<&[u8; 16]>, bits: usize) -> i32 {
     }
     most as i32
 }
-
-/// Vectors of four columns of sixteen rows in 32 columns.
-const GROUPS: usize = PANEL_COLUMNS / 4;
 
 /// The values of `count` groups from group `first` on: of each, four columns of sixteen rows.
 #[inline(always)]

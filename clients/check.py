@@ -12,7 +12,7 @@ from typing import Literal
 import anthropic
 import ollama
 import openai
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 BASE, MODEL = sys.argv[1], sys.argv[2]
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -207,15 +207,43 @@ def check_anthropic_constraints():
     City.model_validate_json(message.content[0].text)
 
 
+def is_city(text):
+    """Whether a text is JSON of the schema, field by field and type by type."""
+    try:
+        City.model_validate_json(text, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
 def check_ollama_constraints():
     client = ollama.Client(host=BASE)
     options = {"temperature": 0, "num_predict": 100}
-    answer = client.chat(model=MODEL, messages=ABOUT_CITY, format=City.model_json_schema(), options=options)
-    City.model_validate_json(answer.message.content)
-    answer = client.generate(model=MODEL, prompt="Name a city, as JSON.", format=CITY, options=options)
-    City.model_validate_json(answer.response)
-    answer = client.generate(model=MODEL, prompt="Name a city, as JSON.", format="json", options=options)
+    ask = dict(model=MODEL, messages=ABOUT_CITY, options=options)
+    expect(not is_city(client.chat(**ask).message.content), "the model does by itself what it is to be held to")
+    # As pydantic writes the schema, and as people do.
+    for schema in (City.model_json_schema(), CITY):
+        answer = client.chat(**ask, format=schema)
+        expect(is_city(answer.message.content), f"a chat that is what the schema says: {answer.message.content!r}")
+        expect(answer.done and answer.done_reason == "stop", f"it ended by itself: {answer.done_reason}")
+        pieces = list(client.chat(**ask, format=schema, stream=True))
+        streamed = "".join(piece.message.content or "" for piece in pieces)
+        expect(streamed == answer.message.content, f"the same as a stream: {streamed!r}")
+        expect([piece.done for piece in pieces].index(True) == len(pieces) - 1, "the end comes last")
+        answer = client.generate(model=MODEL, prompt="Name a city, as JSON.", format=schema, options=options)
+        expect(is_city(answer.response), f"a text that is what the schema says: {answer.response!r}")
+    # Also where the tokens are far from the likeliest ones.
+    for seed in range(4):
+        warm = {"temperature": 1.5, "num_predict": 100, "seed": seed}
+        answer = client.chat(model=MODEL, messages=ABOUT_CITY, format=CITY, options=warm)
+        expect(is_city(answer.message.content), f"with seed {seed}: {answer.message.content!r}")
+    cut = client.chat(model=MODEL, messages=ABOUT_CITY, format=CITY, options={"temperature": 0, "num_predict": 2})
+    expect(cut.done_reason == "length" and not is_city(cut.message.content), "an answer that is cut short says so")
+    answer = client.generate(model=MODEL, prompt="Name a city, as JSON.", format="json", options={**options, "num_predict": 400})
     expect(answer.response.lstrip().startswith("{"), "an object")
+    if answer.done_reason == "stop":
+        expect(isinstance(json.loads(answer.response), dict), f"an object: {answer.response!r}")
+    refused(ollama.ResponseError, 400, lambda: client.chat(**ask, format={"type": "nothing"}))
 
 
 def check_together():

@@ -50,7 +50,7 @@ def put_slot_right(case):
 
 def put_right(path, body):
     # All of it fits into the context.
-    for field in ("tools", "messages", "input", "prompt"):
+    for field in ("tools", "messages", "input", "prompt", "content"):
         if isinstance(body.get(field), (list, str)):
             body[field] = body[field][:FEW if isinstance(body[field], list) else FEW * 100]
     # Names of functions differ from each other, and the one to be called is among them.
@@ -91,7 +91,9 @@ def put_right(path, body):
         body[field] = known_tokens(body[field]) if field in body else None
         if body[field] is None:
             del body[field]
-    if body.get("logit_bias"):
+    if isinstance(body.get("logit_bias"), list):
+        body["logit_bias"] = [[index, False] for index, _ in enumerate(body["logit_bias"])]
+    elif body.get("logit_bias"):
         body["logit_bias"] = {str(int(key) % VOCABULARY): value for key, value in body["logit_bias"].items()}
     # At most one thing says what the answer must be, and can be compiled.
     free = not forced
@@ -110,11 +112,6 @@ def put_right(path, body):
     options = body.get("options") or {}
     if options.get("num_ctx") is not None:
         options["num_ctx"] = min(options["num_ctx"], CONTEXT)
-    # Readers of JSON agree about whole numbers up to here.
-    for holder in (body, options):
-        for field in ("repeat_last_n", "top_k"):
-            if isinstance(holder.get(field), float):
-                holder[field] = min(holder[field], 2.0 ** 53 - 1)
     # Numbers that depend on others.
     if body.get("min_tokens") is not None:
         body["min_tokens"] = 0

@@ -4,9 +4,10 @@
 mod common;
 
 use std::io::Read;
+use std::net::TcpListener;
 use std::process::Command;
 
-use common::server::start;
+use common::server::{start, start_by};
 use common::{json, model, refusal, rz};
 use serde_json::{Value, json};
 
@@ -122,6 +123,12 @@ fn a_folder_with_one_file_is_a_model() {
     let server = start(&[&named, "--lazy"]);
     let body = json!({ "model": "mine", "prompt": "One, two,", "max_tokens": 2, "temperature": 0 });
     assert_eq!(server.ask("/v1/completions", &body)["usage"]["completion_tokens"], 2);
+    // Also where its name looks like that of a model.
+    let mut command = rz();
+    command.current_dir(folder.path().parent().expect("a folder around it"));
+    let name = folder.path().file_name().and_then(|name| name.to_str()).expect("a name");
+    let server = start_by(command, &[&format!("mine={name}"), "--lazy"]);
+    assert!(server.send("GET", "/v1/models/mine", "", "").0 == 200);
     std::os::unix::fs::symlink(model(), folder.path().join("others.gguf")).expect("a link");
     let mut command = rz();
     command.args(["serve", &named]);
@@ -145,4 +152,35 @@ fn wrong_flags_are_refused_before_anything_is_loaded() {
     );
     assert!(refused(&[&format!("a={file}"), &format!("a={file}")]).contains("two models are called 'a'"));
     assert!(refused(&["-m", file, "--tls-cert", file, "--tls-key", file]).contains("certificate"));
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let port = taken.local_addr().expect("its address").port().to_string();
+    let mut command = rz();
+    command.args(["serve", "-m", file, "--port", &port]);
+    let ended = command.output().expect("rz can be started");
+    let error = String::from_utf8(ended.stderr).expect("text");
+    assert!(ended.status.code() == Some(1) && error.contains("give another --port"), "{error}");
+}
+
+/// Who starts a server that can never answer sees it end, and why; with --lazy, each request is told.
+#[test]
+fn a_server_none_of_whose_models_can_be_loaded_ends() {
+    let file = model();
+    let file = file.to_str().expect("a path");
+    let (one, two) = (format!("one={file}"), format!("two={file}"));
+    let mut command = rz();
+    command.args(["serve", &one, &two, "--port", "0", "--kv-memory", "1", "--log-level", "off"]);
+    let ended = command.output().expect("rz can be started");
+    let error = String::from_utf8(ended.stderr).expect("text");
+    assert_eq!(ended.status.code(), Some(1), "{error}");
+    let last = error.lines().last().expect("a line");
+    assert!(
+        last.starts_with("error: the model 'one' cannot be loaded: 1 bytes for keys and values"),
+        "{error}"
+    );
+
+    let server = start(&[&one, "--lazy", "--kv-memory", "1"]);
+    assert_eq!(server.send("GET", "/health", "", "").0, 200);
+    let (status, answer) = server.send("POST", "/v1/completions", "", "{\"prompt\": \"x\"}");
+    assert!(status == 503 && answer.contains("1 bytes for keys and values"), "{status} {answer}");
+    assert_eq!(server.send("GET", "/health", "", "").0, 503);
 }

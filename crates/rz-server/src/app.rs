@@ -1,7 +1,7 @@
 //! What all requests share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,9 +21,16 @@ pub struct App {
     pub(crate) library: Option<Arc<dyn Library>>,
     pub(crate) started: Instant,
     draining: AtomicBool,
+    /// How the server was when that was last looked at.
+    seen: Mutex<Option<&'static str>>,
     /// One permit for each request that may be worked on or wait.
     places: Arc<Semaphore>,
+    /// One permit for each KiB of large bodies that are read or looked at.
+    pub(crate) body_room: Arc<Semaphore>,
 }
+
+/// So many bodies of the largest size are read at a time; of small ones there are as many as connections.
+const BODIES: usize = 16;
 
 /// Whether a server can answer requests for models.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +53,32 @@ pub enum Health {
     },
 }
 
+impl Health {
+    /// It in a word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Loading => "loading",
+            Self::Failed(_) => "failed",
+            Self::Draining => "draining",
+            Self::Wedged { .. } => "wedged",
+        }
+    }
+
+    /// What is wrong, for people; nothing, when all is well.
+    pub fn problem(&self) -> Option<String> {
+        Some(match self {
+            Self::Ok => return None,
+            Self::Loading => "a model is being loaded".to_owned(),
+            Self::Failed(message) => message.clone(),
+            Self::Draining => "the server is about to end".to_owned(),
+            Self::Wedged { model, time } => {
+                format!("the model '{model}' has made no progress for {} seconds", time.as_secs())
+            }
+        })
+    }
+}
+
 impl App {
     /// A server for these models.
     pub fn new(config: Config, registry: Registry) -> Self {
@@ -55,7 +88,9 @@ impl App {
             library: None,
             started: Instant::now(),
             draining: AtomicBool::new(false),
+            seen: Mutex::default(),
             places: Arc::new(Semaphore::new(config.max_requests)),
+            body_room: Arc::new(Semaphore::new(BODIES * config.max_body.div_ceil(1 << 10))),
             registry: Arc::new(registry),
             config,
         }
@@ -183,6 +218,22 @@ impl App {
         // A model counts as stuck from the last look that saw it move.
         for loaded in self.registry.loaded() {
             let _ = loaded.backend.stats();
+        }
+        self.log_health();
+    }
+
+    /// Logs how the server is when that is not as it was at the last look.
+    fn log_health(&self) {
+        let health = self.health();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.replace(health.name()) == Some(health.name()) {
+            return;
+        }
+        match (&health, health.problem()) {
+            (Health::Failed(_) | Health::Wedged { .. }, Some(problem)) => {
+                tracing::error!(status = health.name(), problem, "health");
+            }
+            _ => tracing::info!(status = health.name(), "health"),
         }
     }
 }

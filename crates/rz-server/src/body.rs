@@ -9,11 +9,12 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use http_body::Body as _;
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::fields::Fields;
 use crate::{ApiError, App};
 
-/// Larger bodies are parsed where waiting does not hold up others.
+/// Larger bodies are parsed where waiting does not hold up others, and share the room that there is for them.
 const LARGE: usize = 128 << 10;
 
 /// The JSON object of a request.
@@ -24,8 +25,8 @@ impl FromRequest<Arc<App>> for JsonBody {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         check_kind(request.headers())?;
-        let bytes = read(request, app).await?;
-        Fields::of_body(parse(bytes).await?).map(Self)
+        let (bytes, room) = read(request, app).await?;
+        Fields::of_body(parse(bytes).await?, room).map(Self)
     }
 }
 
@@ -37,12 +38,12 @@ impl FromRequest<Arc<App>> for MaybeJsonBody {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let kind = check_kind(request.headers());
-        let bytes = read(request, app).await?;
+        let (bytes, room) = read(request, app).await?;
         if bytes.is_empty() {
-            return Fields::of_body(Value::Object(serde_json::Map::new())).map(Self);
+            return Fields::of_body(Value::Object(serde_json::Map::new()), room).map(Self);
         }
         kind?;
-        Fields::of_body(parse(bytes).await?).map(Self)
+        Fields::of_body(parse(bytes).await?, room).map(Self)
     }
 }
 
@@ -67,8 +68,11 @@ fn check_kind(headers: &HeaderMap) -> Result<(), ApiError> {
     )))
 }
 
-/// All of a body, if it comes in time and is not too large.
-async fn read(request: Request, app: &App) -> Result<Vec<u8>, ApiError> {
+/// A part of the room for large bodies. It is free again when this is dropped.
+pub(crate) type Room = Option<OwnedSemaphorePermit>;
+
+/// All of a body, if it comes in time and is not too large, with the room that it takes.
+async fn read(request: Request, app: &App) -> Result<(Vec<u8>, Room), ApiError> {
     let most = app.config.max_body;
     let too_large = || ApiError::too_large(format!("the body has more than the {most} bytes that are read"));
     let said = request.headers().get(header::CONTENT_LENGTH);
@@ -78,7 +82,7 @@ async fn read(request: Request, app: &App) -> Result<Vec<u8>, ApiError> {
     }
     let mut body: Body = request.into_body();
     let all = async {
-        let mut bytes = Vec::new();
+        let (mut bytes, mut room) = (Vec::new(), None);
         while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
             let frame = frame.map_err(|_| ApiError::bad_request("the body ended before it was complete"))?;
             if let Ok(data) = frame.into_data() {
@@ -86,15 +90,32 @@ async fn read(request: Request, app: &App) -> Result<Vec<u8>, ApiError> {
                     return Err(too_large());
                 }
                 bytes.extend_from_slice(&data);
+                take_room(&mut room, bytes.len(), app)?;
             }
         }
-        Ok(bytes)
+        Ok((bytes, room))
     };
     let late = || {
         let seconds = app.config.body_time.as_secs();
         ApiError::slow_request(format!("the body did not arrive within {seconds} seconds"))
     };
     tokio::time::timeout(app.config.body_time, all).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Takes the room for a body of which there are so many bytes by now.
+fn take_room(room: &mut Room, bytes: usize, app: &App) -> Result<(), ApiError> {
+    if bytes <= LARGE {
+        return Ok(());
+    }
+    let taken = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let more = u32::try_from(bytes.div_ceil(1 << 10).saturating_sub(taken)).unwrap_or(u32::MAX);
+    let full = |_| ApiError::busy("many large requests are being read already", 1);
+    let more = app.body_room.clone().try_acquire_many_owned(more).map_err(full)?;
+    match room {
+        Some(room) => room.merge(more),
+        None => *room = Some(more),
+    }
+    Ok(())
 }
 
 async fn parse(bytes: Vec<u8>) -> Result<Value, ApiError> {

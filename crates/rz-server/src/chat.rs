@@ -6,9 +6,10 @@ use crate::ApiError;
 use crate::error::shown;
 use crate::fields::{Fields, wrong};
 
-/// The most messages of a conversation, and the most tools.
-const MESSAGES: usize = 10_000;
-const TOOLS: usize = 256;
+/// The most messages of a conversation, the most tools, and the most variables for its template.
+pub(crate) const MESSAGES: usize = 10_000;
+pub(crate) const TOOLS: usize = 256;
+pub(crate) const VARIABLES: usize = 32;
 
 /// A conversation that a model is to go on with. Messages and tools are as chat templates know them.
 #[derive(Clone, Debug, Default)]
@@ -238,8 +239,9 @@ impl Chat {
         const NAME: &str = "chat_template_kwargs";
         let Some(arguments) = fields.object(NAME)? else { return Ok(()) };
         let arguments = arguments.into_rest();
-        if arguments.len() > 32 {
-            return Err(ApiError::invalid(NAME, "there are more than 32 variables for the template"));
+        if arguments.len() > VARIABLES {
+            let message = format!("there are more than {VARIABLES} variables for the template");
+            return Err(ApiError::invalid(NAME, message));
         }
         for (name, value) in arguments {
             let plain = (1..=64).contains(&name.len())

@@ -52,6 +52,13 @@ pub struct Config {
     pub slot_folder: Option<PathBuf>,
 }
 
+impl Config {
+    /// Texts that one request may have turned into vectors. They take less than answers do.
+    pub(crate) fn max_texts(&self) -> usize {
+        self.max_choices.saturating_mul(16)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

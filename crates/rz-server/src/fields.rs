@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::ApiError;
+use crate::body::Room;
 use crate::error::shown;
 
 /// An object of a request. What is not taken out of it by the end is refused.
@@ -10,13 +11,17 @@ pub(crate) struct Fields {
     map: Map<String, Value>,
     /// Where the object stands in the request, for messages.
     at: String,
+    /// What a large body takes of the room for them.
+    // Held for its end.
+    #[allow(dead_code)]
+    room: Room,
 }
 
 impl Fields {
-    /// The fields of a request's body.
-    pub(crate) fn of_body(value: Value) -> Result<Self, ApiError> {
+    /// The fields of a request's body, and the room that it takes.
+    pub(crate) fn of_body(value: Value, room: Room) -> Result<Self, ApiError> {
         match value {
-            Value::Object(map) => Ok(Self { map, at: String::new() }),
+            Value::Object(map) => Ok(Self { map, at: String::new(), room }),
             other => Err(ApiError::bad_request(format!("the body is {}: give a JSON object", kind(&other)))),
         }
     }
@@ -25,7 +30,7 @@ impl Fields {
     pub(crate) fn of(value: Value, at: impl Into<String>) -> Result<Self, ApiError> {
         let at = at.into();
         match value {
-            Value::Object(map) => Ok(Self { map, at }),
+            Value::Object(map) => Ok(Self { map, at, room: None }),
             other => Err(wrong(&at, &other, "an object")),
         }
     }
@@ -150,7 +155,7 @@ impl Fields {
         Err(ApiError::unsupported(path, message))
     }
 
-    /// Refuses what was not taken.
+    /// Refuses what was not taken. The body is gone then.
     pub(crate) fn finish(self) -> Result<(), ApiError> {
         match self.map.iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
@@ -179,12 +184,13 @@ pub(crate) fn wrong(path: &str, found: &Value, expected: &str) -> ApiError {
     ApiError::invalid(path, format!("'{}' is {}: give {expected}", shown(path), brief(found)))
 }
 
-/// A whole number, also when it is written with a fraction of zero.
+/// A whole number of 64 bits, also when it is written with a fraction of zero or an exponent.
 pub(crate) fn whole(value: &Value) -> Option<i64> {
-    const EXACT: f64 = (1u64 << 53) as f64;
+    // The first number above, which is what floating point has for the largest one.
+    const ABOVE: f64 = (1u64 << 63) as f64;
     value.as_i64().or_else(|| {
         let number = value.as_f64()?;
-        (number.fract() == 0.0 && number.abs() < EXACT).then_some(number as i64)
+        (number.fract() == 0.0 && (-ABOVE..ABOVE).contains(&number)).then_some(number as i64)
     })
 }
 
@@ -214,9 +220,13 @@ mod tests {
 
     use super::*;
 
+    fn body(value: Value) -> Result<Fields, ApiError> {
+        Fields::of_body(value, None)
+    }
+
     #[test]
     fn each_kind_is_taken_and_the_rest_refused_by_name() {
-        let mut fields = Fields::of_body(json!({
+        let mut fields = body(json!({
             "s": "x", "b": true, "n": 0.5, "i": 3.0, "a": [1], "o": {"p": 1}, "null": null, "more": 1
         }))
         .unwrap();
@@ -233,8 +243,8 @@ mod tests {
 
     #[test]
     fn wrong_kinds_are_refused_with_what_was_found_and_expected() {
-        let body = json!({ "x": [1, 2] });
-        let fields = || Fields::of_body(body.clone()).unwrap();
+        let wrong = json!({ "x": [1, 2] });
+        let fields = || body(wrong.clone()).unwrap();
         for error in [
             fields().string("x").unwrap_err(),
             fields().bool("x").unwrap_err(),
@@ -249,9 +259,28 @@ mod tests {
         for (value, least) in
             [(json!(1e300), 0), (json!(-1), 0), (json!(0.5), 0), (json!(10), 0), (json!("1"), 0)]
         {
-            let mut fields = Fields::of_body(json!({ "x": value })).unwrap();
+            let mut fields = body(json!({ "x": value })).unwrap();
             assert!(fields.integer("x", least, 9).is_err());
         }
-        assert!(Fields::of_body(json!([])).is_err());
+        assert!(body(json!([])).is_err());
+    }
+
+    #[test]
+    fn whole_numbers_are_those_of_64_bits_however_they_are_written() {
+        for (text, number) in [
+            ("9223372036854775807", Some(i64::MAX)),
+            ("-9223372036854775808", Some(i64::MIN)),
+            ("9223372036854775808", None),
+            ("-9223372036854775809.0", Some(i64::MIN)),
+            ("9223372036854774784.0", Some(i64::MAX - 1023)),
+            ("-9.3e18", None),
+            ("1e16", Some(10_000_000_000_000_000)),
+            ("-0.0", Some(0)),
+            ("1e300", None),
+            ("0.5", None),
+            ("\"1\"", None),
+        ] {
+            assert_eq!(whole(&serde_json::from_str(text).unwrap()), number, "{text}");
+        }
     }
 }

@@ -22,6 +22,9 @@ const REQUEST_ID: &str = "x-request-id";
 
 const METRICS: &str = "/metrics";
 
+/// What is asked every few seconds, so that each answer is worth no line; what changes is logged where it does.
+const PROBES: &[&str] = &["/health", "/ready", "/v1/health", METRICS];
+
 /// Paths that need no key: they tell nothing but whether the server lives, or are the pages, which
 /// ask for the key themselves.
 const OPEN: &[&str] = &["/", "/docs", "/health", "/ready", "/v1/health", "/favicon.ico"];
@@ -48,9 +51,12 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     app.metrics.answered(status);
     let (id, milliseconds) = (id.to_str().unwrap_or_default(), started.elapsed().as_secs_f64() * 1e3);
-    if status >= 500 {
+    let is_probe = PROBES.contains(&path.as_str());
+    let path = shown(&path);
+    // What is not there is the client's affair.
+    if status >= 500 && status != 501 && !is_probe {
         tracing::warn!(id, %method, path, status, milliseconds, "request");
-    } else if method == Method::GET {
+    } else if method == Method::GET || is_probe {
         tracing::debug!(id, %method, path, status, milliseconds, "request");
     } else {
         tracing::info!(id, %method, path, status, milliseconds, "request");

@@ -50,13 +50,14 @@ impl KeptResponses {
 
     /// Keeps an answer, in place of what there was under the id.
     pub(crate) fn put(&self, id: &str, entry: Entry) {
+        self.lock().put(id, entry, self.most);
+    }
+
+    /// Keeps an answer that has ended, unless it was removed meanwhile, by which it was cancelled.
+    pub(crate) fn put_end(&self, id: &str, entry: Entry, cancelled: &watch::Receiver<bool>) {
         let mut kept = self.lock();
-        kept.remove(id);
-        kept.bytes += entry.bytes;
-        kept.entries.push_back((id.to_owned(), entry));
-        while kept.entries.len() > self.most || (kept.bytes > MOST_BYTES && kept.entries.len() > 1) {
-            let Some((_, old)) = kept.entries.pop_front() else { break };
-            kept.bytes -= old.bytes;
+        if kept.position(id).is_some() || !*cancelled.borrow() {
+            kept.put(id, entry, self.most);
         }
     }
 
@@ -64,8 +65,15 @@ impl KeptResponses {
         self.lock().entries.iter().find(|(known, _)| known == id).map(|(_, entry)| entry.clone())
     }
 
-    pub(crate) fn remove(&self, id: &str) -> Option<Entry> {
-        self.lock().remove(id)
+    /// Forgets an answer, and cancels it if it has no end yet. False, when there is none.
+    pub(crate) fn remove(&self, id: &str) -> bool {
+        let mut kept = self.lock();
+        let removed = kept.remove(id);
+        // Before anybody else looks: it is either there, or cancelled.
+        removed.is_some_and(|entry| {
+            entry.cancel.send_replace(true);
+            true
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -74,8 +82,22 @@ impl KeptResponses {
 }
 
 impl Kept {
+    fn position(&self, id: &str) -> Option<usize> {
+        self.entries.iter().position(|(known, _)| known == id)
+    }
+
+    fn put(&mut self, id: &str, entry: Entry, most: usize) {
+        self.remove(id);
+        self.bytes += entry.bytes;
+        self.entries.push_back((id.to_owned(), entry));
+        while self.entries.len() > most || (self.bytes > MOST_BYTES && self.entries.len() > 1) {
+            let Some((_, old)) = self.entries.pop_front() else { break };
+            self.bytes -= old.bytes;
+        }
+    }
+
     fn remove(&mut self, id: &str) -> Option<Entry> {
-        let at = self.entries.iter().position(|(known, _)| known == id)?;
+        let at = self.position(id)?;
         let (_, entry) = self.entries.remove(at)?;
         self.bytes -= entry.bytes;
         Some(entry)
@@ -97,10 +119,38 @@ mod tests {
         }
         assert!(kept.get("b").is_none());
         assert_eq!(*kept.get("a").unwrap().response, json!({ "id": "a" }));
-        assert!(kept.remove("c").is_some() && kept.get("c").is_none());
+        assert!(kept.remove("c") && !kept.remove("c") && kept.get("c").is_none());
         let large = "x".repeat(MOST_BYTES);
         kept.put("large", entry(json!(large)));
         assert!(kept.get("a").is_none() && kept.get("large").is_some());
         assert!(KeptResponses::new(0).get("a").is_none());
+    }
+
+    #[test]
+    fn what_was_removed_before_its_end_is_not_kept() {
+        let kept = KeptResponses::new(1);
+        let entry = |state: &str, cancel| Entry::new(json!(state), vec![], cancel);
+        let begin = || {
+            let cancel = watch::Sender::new(false);
+            let cancelled = cancel.subscribe();
+            kept.put("a", entry("begun", cancel));
+            cancelled
+        };
+        let end = |cancelled: &watch::Receiver<bool>| {
+            kept.put_end("a", entry("ended", watch::Sender::new(false)), cancelled);
+        };
+        let state = || kept.get("a").map(|entry| (*entry.response).clone());
+        end(&begin());
+        assert_eq!(state(), Some(json!("ended")));
+        let cancelled = begin();
+        assert!(kept.remove("a") && *cancelled.borrow());
+        end(&cancelled);
+        assert_eq!(state(), None);
+        // One that only made room for another is the last one again.
+        let cancelled = begin();
+        kept.put("b", entry("begun", watch::Sender::new(false)));
+        assert_eq!(state(), None);
+        end(&cancelled);
+        assert_eq!(state(), Some(json!("ended")));
     }
 }

@@ -247,6 +247,32 @@ impl Registry {
         }
     }
 
+    /// Waits until one of these models answers, which were begun to load.
+    ///
+    /// # Errors
+    /// When none of them could be loaded: which one was the first of them, and why not.
+    pub async fn loaded_one(&self, names: &[String]) -> Result<(), String> {
+        let mut problem = None;
+        for entry in names.iter().filter_map(|name| self.entry(name)) {
+            let mut changes = entry.changed.subscribe();
+            loop {
+                changes.mark_unchanged();
+                match entry.state() {
+                    ModelState::Loading => {}
+                    ModelState::Ready | ModelState::Unloaded => return Ok(()),
+                    ModelState::Failed(message) => {
+                        let name = &entry.served.name;
+                        problem.get_or_insert(format!("the model '{name}' cannot be loaded: {message}"));
+                        break;
+                    }
+                }
+                // The sender lives as long as the entry.
+                let _ = changes.changed().await;
+            }
+        }
+        problem.map_or(Ok(()), Err)
+    }
+
     /// Unloads what nobody used for long enough. To be called now and then.
     pub fn unload_idle(&self, now: Instant) {
         for entry in self.entries() {

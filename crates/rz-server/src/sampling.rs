@@ -7,12 +7,18 @@ use crate::backend::ConstraintSpec;
 use crate::fields::{Fields, whole, wrong};
 use crate::{ApiError, Config, ids};
 
-/// The most stop strings of a request, and the most bytes of one.
-const STOPS: (usize, usize) = (64, 4096);
-/// The most tokens whose scores a request may change.
-const BIASES: usize = 4096;
+/// The most stop strings of a request, and the most characters of one.
+pub(crate) const STOPS: (usize, usize) = (64, 4096);
+/// The most tokens whose scores a request may change, and the most digits of one.
+pub(crate) const BIASES: (usize, usize) = (4096, 9);
 /// The most alternatives whose log-probabilities are given.
 pub(crate) const MOST_LOGPROBS: i64 = 20;
+/// The largest number of tokens that can be asked for: more than any context holds, so that what is larger is a mistake.
+pub(crate) const MOST_TOKENS: i64 = 100_000_000;
+/// From the lowest priority to the highest.
+pub(crate) const PRIORITIES: (i64, i64) = (-1000, 1000);
+/// The largest number of a slot.
+pub(crate) const MOST_SLOT: i64 = 65_536;
 
 /// How an answer is generated, whatever API it was asked for by.
 #[derive(Clone, Debug)]
@@ -112,8 +118,9 @@ impl Sampling {
         if stop.iter().any(String::is_empty) {
             return Err(ApiError::invalid(&path, format!("a string of '{path}' is empty: leave it out")));
         }
-        if stop.iter().any(|text| text.len() > longest) {
-            let message = format!("a string of '{path}' has more than {longest} bytes: give a shorter one");
+        if stop.iter().any(|text| text.chars().count() > longest) {
+            let message =
+                format!("a string of '{path}' has more than {longest} characters: give a shorter one");
             return Err(ApiError::invalid(path, message));
         }
         self.stop = stop;
@@ -127,12 +134,28 @@ impl Sampling {
         name: &str,
         least: i64,
     ) -> Result<bool, ApiError> {
-        // More than any context holds; a larger number is a mistake.
-        const MOST: i64 = 100_000_000;
-        let Some(tokens) = fields.integer(name, least, MOST)? else { return Ok(false) };
-        let tokens = tokens as usize;
-        self.max_tokens = Some(self.max_tokens.map_or(tokens, |most| most.min(tokens)));
+        let Some(tokens) = fields.integer(name, least, MOST_TOKENS)? else { return Ok(false) };
+        self.limit(tokens as usize);
         Ok(true)
+    }
+
+    /// The same in the words of llama.cpp and Ollama: -1 until the model ends, -2 until the context is full, which is
+    /// where it ends anyway.
+    pub(crate) fn take_most_tokens(&mut self, fields: &mut Fields, name: &str) -> Result<(), ApiError> {
+        let Some(value) = fields.value(name) else { return Ok(()) };
+        match whole(&value) {
+            Some(-2 | -1) => {}
+            Some(tokens @ 1..=MOST_TOKENS) => self.limit(tokens as usize),
+            _ => {
+                let expected = format!("a whole number from 1 to {MOST_TOKENS}, or -1 for no limit");
+                return Err(wrong(&fields.path(name), &value, &expected));
+            }
+        }
+        Ok(())
+    }
+
+    fn limit(&mut self, tokens: usize) {
+        self.max_tokens = Some(self.max_tokens.map_or(tokens, |most| most.min(tokens)));
     }
 
     /// Takes a seed; any whole number is one.
@@ -149,14 +172,18 @@ impl Sampling {
     pub(crate) fn take_logit_bias(&mut self, fields: &mut Fields) -> Result<(), ApiError> {
         let Some(map) = fields.object("logit_bias")? else { return Ok(()) };
         let map: Map<String, Value> = map.into_rest();
-        if map.len() > BIASES {
-            let message = format!("'logit_bias' has {} entries: give at most {BIASES}", map.len());
+        let (most, digits) = BIASES;
+        if map.len() > most {
+            let message = format!("'logit_bias' has {} entries: give at most {most}", map.len());
             return Err(ApiError::invalid("logit_bias", message));
         }
         for (key, value) in map {
             let path = format!("logit_bias.{}", crate::error::shown(&key));
-            let id = key.parse::<u32>().map_err(|_| {
-                ApiError::invalid(&path, format!("'{path}' is not a token id: give whole numbers"))
+            let plain = key.len() <= digits && key.bytes().all(|byte| byte.is_ascii_digit());
+            let id = key.parse::<u32>().ok().filter(|_| plain).ok_or_else(|| {
+                let message =
+                    format!("'{path}' is not a token id: give a whole number of at most {digits} digits");
+                ApiError::invalid(&path, message)
             })?;
             let bias = value.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
             let bias = bias.ok_or_else(|| wrong(&path, &value, "a number from -100 to 100"))?;
@@ -169,14 +196,15 @@ impl Sampling {
     /// What several servers take beside OpenAI's parameters.
     pub(crate) fn take_extensions(&mut self, fields: &mut Fields) -> Result<(), ApiError> {
         self.ignore_eos = fields.bool("ignore_eos")?.unwrap_or(false);
-        self.min_tokens = fields.integer("min_tokens", 0, 100_000_000)?.unwrap_or(0) as usize;
+        self.min_tokens = fields.integer("min_tokens", 0, MOST_TOKENS)?.unwrap_or(0) as usize;
         if self.max_tokens.is_some_and(|most| self.min_tokens > most) {
             let message = "'min_tokens' is more than the most tokens: give less";
             return Err(ApiError::invalid("min_tokens", message));
         }
         self.cache_prompt = fields.bool("cache_prompt")?.unwrap_or(true);
-        self.slot = fields.integer("id_slot", -1, 65_536)?.and_then(|id| usize::try_from(id).ok());
-        self.priority = fields.integer("priority", -1000, 1000)?.unwrap_or(0) as i32;
+        self.slot = fields.integer("id_slot", -1, MOST_SLOT)?.and_then(|id| usize::try_from(id).ok());
+        let (lowest, highest) = PRIORITIES;
+        self.priority = fields.integer("priority", lowest, highest)?.unwrap_or(0) as i32;
         let path = fields.path("guided_regex");
         if let Some(regex) = fields.string("guided_regex")? {
             self.constrain(ConstraintSpec::Regex(regex), &path)?;
@@ -309,7 +337,7 @@ mod tests {
     use super::*;
 
     fn take(body: Value) -> Result<Sampling, ApiError> {
-        let mut fields = Fields::of_body(body).unwrap();
+        let mut fields = Fields::of_body(body, None).unwrap();
         let mut sampling = Sampling::new(&Config::default());
         sampling.take_settings(&mut fields)?;
         sampling.take_stop(&mut fields, "stop")?;

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 use tower::util::MapRequest;
 
+use crate::patience::Patient;
 use crate::refuse::Refusing;
 use crate::{App, ServerError, router};
 
@@ -157,6 +158,7 @@ pub async fn serve(
     http.timer(TokioTimer::new())
         .header_read_timeout(options.head_time)
         .max_buf_size(options.max_head.max(8192));
+    let write_time = app.config.write_time;
     let ticking = tokio::spawn(tick(app.clone(), ending.clone()));
 
     let accepting = async {
@@ -167,7 +169,7 @@ pub async fn serve(
                 ($stream:expr) => {{
                     let stream = $stream;
                     tokio::spawn(async move {
-                        converse(http, stream, service, &mut ending).await;
+                        converse(http, Patient::new(stream, write_time), service, &mut ending).await;
                         drop(place);
                     })
                 }};
@@ -179,7 +181,7 @@ pub async fn serve(
                     let head_time = options.head_time;
                     tokio::spawn(async move {
                         if let Ok(Ok(stream)) = tokio::time::timeout(head_time, tls.accept(stream)).await {
-                            converse(http, stream, service, &mut ending).await;
+                            converse(http, Patient::new(stream, write_time), service, &mut ending).await;
                         }
                         drop(place);
                     });

@@ -1,7 +1,9 @@
 //! Bodies of answers that come piece by piece.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -50,14 +52,16 @@ where
         keep_alive: app.config.keep_alive,
     };
     let writing = write(feed);
+    let whole = Arc::new(AtomicBool::new(false));
+    let pieces = Pieces { receiver, whole: whole.clone() };
     let writing = async move {
         tokio::select! {
-            _ = writing => {}
+            written = writing => whole.store(written.is_ok(), Ordering::Release),
             () = sender.closed() => {}
         }
     };
     tokio::spawn(writing.in_current_span());
-    let mut response = Response::new(Body::new(Pieces(receiver)));
+    let mut response = Response::new(Body::new(pieces));
     let kind = match framing {
         Framing::Events => "text/event-stream",
         Framing::Lines => "application/x-ndjson",
@@ -112,17 +116,26 @@ impl Feed {
 }
 
 /// The reading end, as the body of a response.
-struct Pieces(mpsc::Receiver<Bytes>);
+struct Pieces {
+    receiver: mpsc::Receiver<Bytes>,
+    /// Whether it was written to its end.
+    whole: Arc<AtomicBool>,
+}
 
 impl http_body::Body for Pieces {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+        self.receiver.poll_recv(context).map(|piece| match piece {
+            Some(bytes) => Some(Ok(Frame::data(bytes))),
+            None if self.whole.load(Ordering::Acquire) => None,
+            // What was given up shall not look as if that were all.
+            None => Some(Err(io::ErrorKind::TimedOut.into())),
+        })
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -37,7 +37,7 @@ impl ModelRef {
     /// Reads a reference.
     ///
     /// A prefix decides first; then anything that looks like a path, or is an existing file, is a path; the
-    /// rest must be a short name. Whether a path leads anywhere is not checked here.
+    /// rest must be a short name or an existing folder. Whether a path leads anywhere is not checked here.
     ///
     /// ```
     /// use rz_store::ModelRef;
@@ -80,7 +80,10 @@ impl ModelRef {
         if looks_like_path(text) {
             return Ok(Self::Path(path));
         }
-        catalogue::find(text).map(Self::Named)
+        match catalogue::find(text) {
+            Err(_) if path.is_dir() => Ok(Self::Path(path)),
+            found => found.map(Self::Named),
+        }
     }
 }
 

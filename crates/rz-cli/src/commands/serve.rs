@@ -4,6 +4,7 @@ mod library;
 mod loader;
 mod logs;
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -154,7 +155,6 @@ pub(crate) fn serve(args: &ServeArgs, common: &Common, out: &Out) -> Result<(), 
         served.push(model.served);
     }
     let names: Vec<String> = served.iter().map(shown_name).collect();
-    let first = served.first().map(|model| model.name.clone());
     let all: Vec<String> = served.iter().map(|model| model.name.clone()).collect();
     let registry = Registry::new(served, Arc::new(loader), &config)?;
     let library = StoreLibrary::new(common, args.access.allow_pip)?;
@@ -183,21 +183,35 @@ pub(crate) fn serve(args: &ServeArgs, common: &Common, out: &Out) -> Result<(), 
         if args.access.api_key_file.is_none() && !args.is_local() {
             terminal::note("everybody who reaches this address is served: --api-key-file asks for keys");
         }
-        if !args.lazy {
-            // With a limit on their memory, the models take turns, and the first one begins.
-            let limited = args.capacity.model_memory.is_some();
-            all.iter().filter(|name| !limited || Some(*name) == first.as_ref()).for_each(|name| {
-                app.registry().preload(name);
-            });
-        }
+        // With a limit on their memory, the models take turns, and the first one begins.
+        let at_start: &[String] = match (args.lazy, args.capacity.model_memory) {
+            (true, _) => &[],
+            (false, Some(_)) => &all[..all.len().min(1)],
+            (false, None) => &all,
+        };
+        at_start.iter().for_each(|name| app.registry().preload(name));
+        // Who could answer nobody ends, so that whoever started it sees that, and why.
+        let failed = async {
+            match app.registry().loaded_one(at_start).await {
+                Ok(()) => std::future::pending().await,
+                Err(message) => message,
+            }
+        };
         let asked_to_end = async {
             while !listening.interrupted() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             terminal::say("ending: requests that were taken are answered; once more to end at once");
         };
-        run(app.clone(), listener, options, asked_to_end).await?;
-        Ok::<(), Failure>(())
+        let mut result = Ok(());
+        let end = async {
+            tokio::select! {
+                () = asked_to_end => {}
+                message = failed => result = Err(Failure::other(message)),
+            }
+        };
+        run(app.clone(), listener, options, end).await?;
+        result
     });
     // A model that is in the middle of something is not waited for.
     tasks.shutdown_timeout(Duration::from_secs(1));
@@ -364,7 +378,18 @@ fn shown_name(model: &Served) -> String {
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
         match error {
-            ServerError::Listen { .. } => Failure::other(error.to_string()),
+            ServerError::Listen { ref cause, .. } => {
+                let advice = match cause.kind() {
+                    ErrorKind::AddrInUse => ": end who listens there, or give another --port or --socket",
+                    ErrorKind::AddrNotAvailable => ": give a --host that is an address of this machine",
+                    ErrorKind::NotFound => ": give a --socket in a folder that is there",
+                    ErrorKind::PermissionDenied => {
+                        ": give a --port from 1024 up, or a --socket in a folder of yours"
+                    }
+                    _ => "",
+                };
+                Failure::other(format!("{error}{advice}"))
+            }
             _ => Failure::input(error.to_string()),
         }
     }

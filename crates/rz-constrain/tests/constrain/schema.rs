@@ -164,9 +164,14 @@ fn a_constraint_may_begin_behind_a_marker() {
         let valid = serde_json::from_str(expected).is_ok_and(|value| is_valid(&schema, &schema, &value));
         assert_eq!(accepts(&*constraint, text), valid, "{text}");
     }
-    for text in
-        ["{\"a\":true}", "</think>x", "</think>", "</think>\n\n\n\n\n{\"a\":true}", "x</think >{\"a\":true}"]
-    {
+    for text in [
+        "{\"a\":true}",
+        "</think>x",
+        "</think>",
+        "</think>\n\n\n\n\n{\"a\":true}",
+        "x</think >{\"a\":true}",
+        "</think>\x0c{\"a\":true}",
+    ] {
         assert!(!accepts(&*constraint, text), "{text}");
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Splitter {
     held: String,
     /// Whether text other than white space was told.
     said: bool,
+    /// Whether thoughts came to their end.
+    thought: bool,
     /// Whether a call was begun.
     called: bool,
     /// Calls that were told or left out.
@@ -103,6 +105,7 @@ impl Splitter {
             mode,
             held: String::new(),
             said: false,
+            thought: false,
             called: false,
             calls: 0,
             reader: None,
@@ -127,7 +130,9 @@ impl Splitter {
 
     /// Takes the next piece of an answer.
     pub(crate) fn push(&mut self, text: &str, out: &mut Vec<Part>) {
-        if self.is_plain() && self.held.is_empty() {
+        // White space between thoughts and answer is neither.
+        let begun = self.said || !self.thought;
+        if self.is_plain() && self.held.is_empty() && begun {
             tell(text.to_owned(), out);
             return;
         }
@@ -241,7 +246,7 @@ impl Splitter {
             let thoughts: String = self.held.drain(..at).collect();
             self.held.drain(..CLOSE.len());
             think(thoughts.trim_end().to_owned(), out);
-            (self.mode, self.said) = (Mode::Text, false);
+            (self.mode, self.said, self.thought) = (Mode::Text, false, true);
             // Nothing else is taken for thoughts.
             self.format.reasoning = false;
             return true;

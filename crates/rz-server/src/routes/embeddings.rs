@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::completions::take_prompts;
 use super::wire;
-use crate::answer::embed;
 use crate::body::JsonBody;
+use crate::embed::embed;
 use crate::{ApiError, App};
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -51,7 +51,7 @@ async fn embeddings(
 
 /// Refuses more texts than are embedded at a time.
 pub(super) fn check_count(app: &App, count: usize, param: &str) -> Result<(), ApiError> {
-    let most = app.config.max_choices * 16;
+    let most = app.config.max_texts();
     if count > most {
         let message = format!("'{param}' has {count} texts: give at most {most} at a time");
         return Err(ApiError::invalid(param, message));

@@ -7,6 +7,7 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use rz_model::sampler::{Kind, SAMPLERS};
 use rz_tokenizer::{EncodeOptions, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -14,14 +15,15 @@ use serde_json::{Map, Value, json};
 use super::completions::{take_prompts, tokens};
 use super::ollama::not_here;
 use super::wire;
-use crate::answer::{Answer, End, Piece, Plan, embed, start};
+use crate::answer::{Answer, End, Piece, Plan, start};
 use crate::backend::{ConstraintSpec, Finish, TokenScore};
 use crate::body::{JsonBody, off_thread};
 use crate::chat::Chat;
+use crate::embed::embed;
 use crate::error::Shape;
 use crate::fields::{Fields, whole, wrong};
 use crate::prompt::{check_ids, render};
-use crate::sampling::Sampling;
+use crate::sampling::{BIASES, MOST_LOGPROBS, Sampling};
 use crate::stream::{Feed, Framing, Gone, respond};
 use crate::{ApiError, App};
 
@@ -86,33 +88,24 @@ fn take_sampling(app: &App, fields: &mut Fields) -> Result<(Sampling, bool), Api
     sampling.take_stop(fields, "stop")?;
     sampling.take_seed(fields, Some(-1))?;
     for name in ["n_predict", "max_tokens"] {
-        let Some(value) = fields.value(name) else { continue };
-        match whole(&value) {
-            Some(-2 | -1) => {}
-            Some(tokens @ 1..=100_000_000) => {
-                let tokens = tokens as usize;
-                sampling.max_tokens = Some(sampling.max_tokens.map_or(tokens, |most| most.min(tokens)));
-            }
-            _ => return Err(wrong(name, &value, "a whole number from 1 up, or -1")),
-        }
+        sampling.take_most_tokens(fields, name)?;
     }
     // Here biases are also pairs of an id and a number, or of an id and false.
     match fields.value("logit_bias") {
         None => {}
-        Some(Value::Array(pairs)) if pairs.len() <= 4096 => {
+        Some(Value::Array(pairs)) if pairs.len() <= BIASES.0 => {
             for (index, pair) in pairs.iter().enumerate() {
                 let bias = pair.as_array().filter(|pair| pair.len() == 2).and_then(|pair| {
                     let id = whole(&pair[0]).and_then(|id| u32::try_from(id).ok())?;
                     let bias = match &pair[1] {
                         Value::Bool(false) => f64::NEG_INFINITY,
-                        bias => bias.as_f64()?,
+                        bias => bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias))?,
                     };
                     Some((id, bias as f32))
                 });
                 let path = format!("logit_bias[{index}]");
-                sampling
-                    .logit_bias
-                    .push(bias.ok_or_else(|| wrong(&path, pair, "a token id with a number or false"))?);
+                let expected = "a token id with a number from -100 to 100, or with false";
+                sampling.logit_bias.push(bias.ok_or_else(|| wrong(&path, pair, expected))?);
             }
             sampling.logit_bias.sort_by_key(|(id, _)| *id);
         }
@@ -127,7 +120,7 @@ fn take_sampling(app: &App, fields: &mut Fields) -> Result<(Sampling, bool), Api
     if let Some(schema) = fields.value("json_schema") {
         sampling.constrain(ConstraintSpec::JsonSchema(schema), "json_schema")?;
     }
-    if let Some(probabilities) = fields.integer("n_probs", 0, 20)?.filter(|count| *count > 0) {
+    if let Some(probabilities) = fields.integer("n_probs", 0, MOST_LOGPROBS)?.filter(|count| *count > 0) {
         sampling.logprobs = Some(probabilities as usize);
     }
     let tokens = fields.bool("return_tokens")?.unwrap_or(false);
@@ -360,8 +353,14 @@ async fn props(State(app): State<Arc<App>>, Query(of): Query<OfModel>) -> Result
     let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
     let mut params = Map::new();
     let sampling = Sampling::new(&app.config);
-    for param in rz_model::sampler::SAMPLERS.iter().flat_map(|sampler| sampler.params) {
-        params.insert(param.name.to_owned(), json!(sampling.settings.float(param)));
+    for param in SAMPLERS.iter().flat_map(|sampler| sampler.params) {
+        let value = sampling.settings.float(param);
+        let value = match param.kind {
+            Kind::Bool { .. } => json!(value != 0.0),
+            Kind::Int { .. } => json!(value as i64),
+            Kind::Float { .. } => json!(value),
+        };
+        params.insert(param.name.to_owned(), value);
     }
     Ok(Json(json!({
         "default_generation_settings": { "n_ctx": info.context, "params": params },

@@ -11,13 +11,14 @@ use serde_json::{Map, Value, json};
 
 use super::chat_completions::take_effort;
 use super::embeddings::check_count;
-use crate::answer::{Answer, Call, End, Piece, Plan, Whole, embed, start};
+use crate::answer::{Answer, Call, End, Piece, Plan, Whole, start};
 use crate::app::Admission;
 use crate::backend::{ConstraintSpec, Finish};
 use crate::body::JsonBody;
 use crate::chat::Chat;
+use crate::embed::embed;
 use crate::error::{Shape, shown};
-use crate::fields::{Fields, whole, wrong};
+use crate::fields::{Fields, wrong};
 use crate::prompt::Prompt;
 use crate::sampling::Sampling;
 use crate::stream::{Feed, Framing, Gone, respond};
@@ -192,6 +193,12 @@ fn loaded(model: &str, keep: Keep, kind: Kind) -> Response {
     Json(body).into_response()
 }
 
+/// The longest time that can be asked for, in seconds; who wants more wants for ever.
+pub(super) const LONGEST_TIME: f64 = 1e9;
+/// Times in words, as [`duration`] reads them.
+pub(super) const TIME: &str =
+    "^-?([0-9]{1,9}([.][0-9]{1,9})?|([0-9]{1,9}([.][0-9]{1,9})?(ms|us|ns|s|m|h)){1,8})$";
+
 /// Seconds as a number, or a text such as `5m`; less than nothing: for ever.
 fn take_keep_alive(fields: &mut Fields) -> Result<Keep, ApiError> {
     let Some(value) = fields.value("keep_alive") else { return Ok(Keep::AsConfigured) };
@@ -200,33 +207,49 @@ fn take_keep_alive(fields: &mut Fields) -> Result<Keep, ApiError> {
         Value::String(text) => duration(text),
         _ => None,
     };
-    match seconds {
+    match seconds.filter(|seconds| seconds.abs() <= LONGEST_TIME) {
         Some(seconds) if seconds < 0.0 => Ok(Keep::For(None)),
-        Some(seconds) if seconds <= 1e9 => Ok(Keep::For(Some(Duration::from_secs_f64(seconds)))),
-        _ => Err(wrong("keep_alive", &value, "seconds, or a time such as \"5m\"")),
+        Some(seconds) => Ok(Keep::For(Some(Duration::from_secs_f64(seconds)))),
+        None => Err(wrong("keep_alive", &value, "at most 1000000000 seconds, or a time such as \"5m\"")),
     }
 }
 
-/// Seconds of a time such as `1h30m`, `300ms` or `-1`.
+/// Seconds of a time such as `1h30m`, `300ms` or `-1`; at most the longest.
 fn duration(text: &str) -> Option<f64> {
-    let (sign, mut rest) = match text.strip_prefix('-') {
+    let (sign, rest) = match text.strip_prefix('-') {
         Some(rest) => (-1.0, rest),
         None => (1.0, text),
     };
-    if let Ok(seconds) = rest.parse::<f64>() {
-        return Some(sign * seconds).filter(|seconds| seconds.is_finite());
+    let (mut count, mut rest) = number(rest)?;
+    if rest.is_empty() {
+        return Some(sign * count);
     }
     let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
+    for _ in 0..8 {
         let units = [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
         let (unit, length) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
-        seconds += number * length;
+        seconds += count * length;
         rest = &rest[unit.len()..];
+        if rest.is_empty() {
+            return Some(sign * seconds.min(LONGEST_TIME));
+        }
+        (count, rest) = number(rest)?;
     }
-    (!text.is_empty()).then_some(sign * seconds)
+    None
+}
+
+/// The number at the beginning of a text, and what comes after it.
+fn number(text: &str) -> Option<(f64, &str)> {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let good = |count: usize| (1..=9).contains(&count);
+    let mut length = digits(text);
+    let mut sound = good(length);
+    if let Some(fraction) = text[length..].strip_prefix('.') {
+        let more = digits(fraction);
+        (length, sound) = (length + 1 + more, sound && good(more));
+    }
+    let number = text[..length].parse().ok().filter(|_| sound)?;
+    Some((number, &text[length..]))
 }
 
 /// Whether the model shall think, or how much.
@@ -269,17 +292,7 @@ fn take_sampling(app: &App, fields: &mut Fields) -> Result<(Sampling, Option<usi
 fn take_options(app: &App, fields: &mut Fields) -> Result<(Sampling, Option<usize>), ApiError> {
     let mut sampling = Sampling::new(&app.config);
     let Some(mut options) = fields.object("options")? else { return Ok((sampling, None)) };
-    if let Some(value) = options.value("num_predict") {
-        // -1: until the model ends; -2: until the context is full, which is where it ends anyway.
-        match whole(&value) {
-            Some(-2 | -1) => {}
-            Some(tokens @ 1..=100_000_000) => {
-                let tokens = tokens as usize;
-                sampling.max_tokens = Some(sampling.max_tokens.map_or(tokens, |most| most.min(tokens)));
-            }
-            _ => return Err(wrong("options.num_predict", &value, "a whole number from 1 up, or -1")),
-        }
-    }
+    sampling.take_most_tokens(&mut options, "num_predict")?;
     sampling.take_settings(&mut options)?;
     sampling.take_stop(&mut options, "stop")?;
     sampling.take_seed(&mut options, Some(-1))?;
@@ -424,6 +437,17 @@ mod tests {
             ("", None),
             ("m", None),
             ("5x", None),
+            ("1.5h", Some(5400.0)),
+            ("1h30m1.5s2ms", Some(5401.502)),
+            ("999999999h", Some(LONGEST_TIME)),
+            ("1e5", None),
+            ("+5", None),
+            ("5.", None),
+            (".5", None),
+            ("0000000000", None),
+            ("5m5", None),
+            ("1s1s1s1s1s1s1s1s", Some(8.0)),
+            ("1s1s1s1s1s1s1s1s1s", None),
             ("soon", None),
             ("NaN", None),
         ] {

@@ -41,7 +41,7 @@ async fn tags(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     for (served, _) in app.registry.models() {
         let backend = app.registry.peek(&served.name);
         let info = backend.as_ref().map(|backend| backend.info());
-        models.push(entry(&served.name, info, info.map_or(0, |info| info.file_bytes)));
+        models.push(entry(&app, &served.name, info, info.map_or(0, |info| info.file_bytes)));
     }
     if let Some(library) = app.library.clone() {
         let kept = off_thread(move || library.list().map_err(problem)).await?;
@@ -50,7 +50,7 @@ async fn tags(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
                 // One that is not loaded has said nothing about itself.
                 Some(model) if model["size"] == 0 => model["size"] = kept.bytes.into(),
                 Some(_) => {}
-                None => models.push(entry(&kept.name, None, kept.bytes)),
+                None => models.push(entry(&app, &kept.name, None, kept.bytes)),
             }
         }
     }
@@ -61,7 +61,7 @@ async fn tags(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
 async fn running(State(app): State<Arc<App>>) -> Json<Value> {
     let models = app.registry.loaded().into_iter().map(|loaded| {
         let info = loaded.backend.info();
-        let mut entry = entry(&loaded.name, Some(info), info.memory);
+        let mut entry = entry(&app, &loaded.name, Some(info), info.memory);
         // What stays for ever stays for a hundred years, where a moment has to be named.
         let remaining = loaded.remaining.map_or(100 * 365 * 86_400, |time| time.as_secs());
         entry["expires_at"] = ids::timestamp(ids::now() + remaining).into();
@@ -104,7 +104,7 @@ async fn show(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -> Re
         "modelfile": format!("FROM {}", lease.name()),
         "parameters": format!("num_ctx {}", info.context),
         "template": template,
-        "details": entry(lease.name(), Some(info), 0)["details"],
+        "details": entry(&app, lease.name(), Some(info), 0)["details"],
         "model_info": details,
         "capabilities": capabilities,
         "modified_at": ids::timestamp(app.registry.created()),
@@ -112,12 +112,12 @@ async fn show(State(app): State<Arc<App>>, JsonBody(mut fields): JsonBody) -> Re
 }
 
 /// A model in a list.
-fn entry(name: &str, info: Option<&ModelInfo>, bytes: u64) -> Value {
+fn entry(app: &App, name: &str, info: Option<&ModelInfo>, bytes: u64) -> Value {
     let family = info.map_or("", |info| &info.family);
     json!({
         "name": name,
         "model": name,
-        "modified_at": ids::timestamp(ids::now()),
+        "modified_at": ids::timestamp(app.registry.created()),
         "size": bytes,
         "digest": "",
         "details": {

@@ -2,24 +2,26 @@
 
 mod schemas;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 
-use crate::App;
+use crate::{App, Config};
 
 pub(super) fn routes() -> Router<Arc<App>> {
+    // Made when somebody asks for it, and once.
+    let text = Arc::new(OnceLock::<Bytes>::new());
+    let document = async move |State(app): State<Arc<App>>| -> Response {
+        let text = text.get_or_init(|| describe(&app.config).to_string().into()).clone();
+        ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+    };
     Router::new().route("/openapi.json", get(document))
-}
-
-async fn document() -> Response {
-    static TEXT: LazyLock<Bytes> = LazyLock::new(|| describe().to_string().into());
-    ([(header::CONTENT_TYPE, "application/json")], TEXT.clone()).into_response()
 }
 
 /// One operation as data.
@@ -149,8 +151,8 @@ const OPERATIONS: &[Operation] = {
     ]
 };
 
-/// The document.
-fn describe() -> Value {
+/// The document of a server with these limits.
+fn describe(config: &Config) -> Value {
     let mut paths = Map::new();
     for operation in OPERATIONS {
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
@@ -167,7 +169,7 @@ fn describe() -> Value {
         },
         "paths": paths,
         "components": {
-            "schemas": schemas::all(),
+            "schemas": schemas::all(config),
             "securitySchemes": {
                 "bearer": { "type": "http", "scheme": "bearer" },
                 "key": { "type": "apiKey", "in": "header", "name": "X-Api-Key" },

@@ -27,28 +27,14 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
-    let (status, state, message) = match app.health() {
-        Health::Ok => (StatusCode::OK, "ok", None),
-        Health::Loading => {
-            (StatusCode::SERVICE_UNAVAILABLE, "loading", Some("a model is being loaded".to_owned()))
-        }
-        Health::Draining => {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining", Some("the server is about to end".to_owned()))
-        }
-        Health::Failed(error) => (StatusCode::SERVICE_UNAVAILABLE, "failed", Some(error)),
-        Health::Wedged { model, time } => {
-            let seconds = time.as_secs();
-            let message = format!("the model '{model}' has made no progress for {seconds} seconds");
-            (StatusCode::SERVICE_UNAVAILABLE, "wedged", Some(message))
-        }
-    };
-    let mut body = json!({ "status": state });
-    if let Some(message) = message {
-        // As others have it, beside the state: some clients look for it.
-        body["error"] = json!({
-            "message": message, "type": "service_unavailable_error", "param": null, "code": status.as_u16(),
-        });
-    }
+    let health = app.health();
+    let mut body = json!({ "status": health.name() });
+    let Some(message) = health.problem() else { return Json(body).into_response() };
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    // As others have it, beside the state: some clients look for it.
+    body["error"] = json!({
+        "message": message, "type": "service_unavailable_error", "param": null, "code": status.as_u16(),
+    });
     (status, Json(body)).into_response()
 }
 

@@ -58,8 +58,9 @@ async fn retrieve(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result
 }
 
 async fn remove(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    let entry = app.kept.remove(&id).ok_or_else(|| no_such(&id))?;
-    entry.cancel.send_replace(true);
+    if !app.kept.remove(&id) {
+        return Err(no_such(&id));
+    }
     Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
 }
 
@@ -94,7 +95,7 @@ impl Drop for Writing {
     fn drop(&mut self) {
         if self.response["status"] == "in_progress" && self.app.kept.get(self.id()).is_some() {
             self.response["status"] = "cancelled".into();
-            self.keep(watch::Sender::new(true), None);
+            self.keep_end(None);
         }
     }
 }
@@ -115,18 +116,28 @@ impl Writing {
         let cancel = watch::Sender::new(false);
         let cancelled = cancel.subscribe();
         let writing = Self { app: app.clone(), asked, response: Value::Object(response), cancelled };
-        writing.keep(cancel, None);
+        if writing.is_kept() {
+            writing.app.kept.put(writing.id(), writing.entry(cancel, None));
+        }
         writing
     }
 
-    /// Keeps the response as it is now, if it is to be kept.
-    fn keep(&self, cancel: watch::Sender<bool>, answer: Option<Value>) {
-        if !self.asked.store || self.app.config.kept_responses == 0 {
-            return;
-        }
-        let Some(id) = self.response["id"].as_str() else { return };
+    fn is_kept(&self) -> bool {
+        self.asked.store && self.app.config.kept_responses > 0
+    }
+
+    /// The response as it is now, to be kept.
+    fn entry(&self, cancel: watch::Sender<bool>, answer: Option<Value>) -> Entry {
         let messages = self.asked.history.iter().cloned().chain(answer).collect();
-        self.app.kept.put(id, Entry::new(self.response.clone(), messages, cancel));
+        Entry::new(self.response.clone(), messages, cancel)
+    }
+
+    /// Keeps the response at its end.
+    fn keep_end(&self, answer: Option<Value>) {
+        if self.is_kept() {
+            let entry = self.entry(watch::Sender::new(false), answer);
+            self.app.kept.put_end(self.id(), entry, &self.cancelled);
+        }
     }
 
     /// Writes the response to its end: as events, if there is somewhere to write them.
@@ -162,10 +173,9 @@ impl Writing {
         let message = items.finish(complete).await?;
         self.response["output"] = items.take_output().into();
         let kind = self.conclude(end);
+        // Who hears of the end finds it.
+        self.keep_end(Some(message));
         items.event(kind, json!({ "response": self.response })).await?;
-        if self.response["status"] != "cancelled" || self.app.kept.get(self.id()).is_some() {
-            self.keep(watch::Sender::new(false), Some(message));
-        }
         give(self.response.take());
         Ok(())
     }

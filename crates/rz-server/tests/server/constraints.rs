@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode};
 use rz_engine::serve::{Engine, EngineOptions, EngineThread};
-use rz_formats::Gguf;
+use rz_formats::{Gguf, StringArray};
 use rz_kernels::Runtime;
 use rz_model::{CpuModel, KvRoom, LoadOptions};
 use rz_server::{App, Backend, Config, EngineBackend, Loader, ModelInfo, Registry, Served, router};
@@ -21,6 +21,22 @@ use crate::fake::TEMPLATE;
 const THOUGHTFUL: &str =
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]<think>\n";
 
+/// The token that ends thoughts.
+const CLOSE: u32 = 599;
+
+/// A tokenizer with a token that ends thoughts, as those of thinking models have it.
+fn tokenizer() -> Tokenizer {
+    let mut meta = spm_tokenizer(600);
+    let tokens = meta.require_strings("tokenizer.ggml.tokens").unwrap();
+    let mut tokens: Vec<String> = (0..tokens.len()).map(|at| tokens.get(at).unwrap().to_owned()).collect();
+    let mut types = meta.require_i32s("tokenizer.ggml.token_type").unwrap().to_vec();
+    // A control token.
+    (tokens[CLOSE as usize], types[CLOSE as usize]) = ("</think>".to_owned(), 3);
+    meta.insert("tokenizer.ggml.tokens", tokens.iter().collect::<StringArray>());
+    meta.insert("tokenizer.ggml.token_type", types);
+    Tokenizer::from_gguf(&meta).unwrap()
+}
+
 struct TinyLoader(&'static str);
 
 impl Loader for TinyLoader {
@@ -32,7 +48,7 @@ impl Loader for TinyLoader {
         let options = LoadOptions { kv_room: KvRoom::Sequences(4), ..options };
         let runtime = Runtime::new(Some(1)).unwrap();
         let model = CpuModel::load(&gguf, &runtime, options, &mut |_, _| {}).unwrap();
-        let tokenizer = Arc::new(Tokenizer::from_gguf(&spm_tokenizer(600)).unwrap());
+        let tokenizer = Arc::new(tokenizer());
         let thread = EngineThread::spawn(Engine::new(model, tokenizer.clone(), EngineOptions::default()));
         let template = ChatTemplate::new("test", self.0, Some("<s>"), Some("</s>")).unwrap();
         let info = ModelInfo { context: 2048, vocabulary: 640, ..ModelInfo::default() };
@@ -215,6 +231,73 @@ async fn constraints_begin_behind_the_thoughts() {
     let answer = ask(&routes, "/v1/chat/completions", chat).await;
     let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
     assert!(is_city(&serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap()), "{answer}");
+}
+
+/// What comes before the end of the thoughts is anything, and what comes behind it is what the schema describes, by
+/// every family of routes, as a whole and as a stream.
+#[tokio::test]
+async fn behind_the_thoughts_comes_what_the_schema_describes() {
+    let routes = routes(THOUGHTFUL);
+    let mut thoughts = Vec::new();
+    for seed in 0..4 {
+        // Likely enough to come after a while.
+        let bias = json!({ CLOSE.to_string(): 4.0 });
+        let named = json!({ "name": "city", "schema": *SCHEMA });
+        let mut chat = json!({ "messages": hello(), "max_tokens": 1500, "seed": seed, "temperature": 1.2, "logit_bias": bias,
+            "response_format": { "type": "json_schema", "json_schema": named } });
+        let answer = ask(&routes, "/v1/chat/completions", chat.clone()).await;
+        let message = &answer["choices"][0]["message"];
+        assert!(is_city_text(&message["content"]), "{answer}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+        let thought = message["reasoning_content"].as_str().unwrap_or_default().to_owned();
+        let counted = answer["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
+        assert!(counted > 0 && !thought.contains("think>"), "{answer}");
+
+        chat["stream"] = true.into();
+        let (status, text) = post(&routes, "/v1/chat/completions", &chat).await;
+        assert_eq!(status, 200, "{text}");
+        let (mut reasoning, mut content) = (String::new(), String::new());
+        for line in text.lines().filter_map(|line| line.strip_prefix("data: {")) {
+            let chunk: Value = serde_json::from_str(&format!("{{{line}")).unwrap();
+            let delta = &chunk["choices"][0]["delta"];
+            let said = delta["content"].as_str().unwrap_or_default();
+            reasoning += delta["reasoning_content"].as_str().unwrap_or_default();
+            assert!(
+                content.is_empty() || delta["reasoning_content"].is_null(),
+                "thoughts come first: {chunk}"
+            );
+            content += said;
+        }
+        assert_eq!((&reasoning, &json!(content)), (&thought, &message["content"]));
+        thoughts.push(thought);
+
+        let completion = json!({ "n_predict": 1500, "seed": seed, "temperature": 1.2, "logit_bias": [[CLOSE, 4.0]],
+            "json_schema": *SCHEMA, "prompt": "Hi" });
+        assert!(
+            is_city_text(&ask(&routes, "/completion", completion).await["content"]),
+            "no thoughts, no wait"
+        );
+    }
+    // The thoughts are the model's own: they are there, they differ, and none of them is what the schema describes.
+    assert!(thoughts.iter().filter(|thought| thought.chars().count() > 3).count() >= 2, "{thoughts:?}");
+    let is_json =
+        |thought: &String| serde_json::from_str::<Value>(thought).is_ok_and(|value| value.is_object());
+    assert!(!thoughts.iter().any(is_json) && thoughts[0] != thoughts[1], "{thoughts:?}");
+
+    // The other families have no bias to help the model along: it may be cut while it thinks, and says so.
+    let format = json!({ "format": { "type": "json_schema", "schema": *SCHEMA } });
+    let message =
+        json!({ "model": "tiny", "max_tokens": 30, "messages": hello(), "seed": 1, "output_config": format });
+    let answer = ask(&routes, "/v1/messages", message).await;
+    assert_eq!(
+        (&answer["content"][0]["type"], &answer["stop_reason"]),
+        (&json!("thinking"), &json!("max_tokens"))
+    );
+    let options = json!({ "num_predict": 30, "seed": 1 });
+    let chat = json!({ "model": "tiny", "messages": hello(), "stream": false, "format": *SCHEMA, "options": options });
+    let answer = ask(&routes, "/api/chat", chat).await;
+    assert!(!answer["message"]["thinking"].as_str().unwrap().is_empty(), "{answer}");
+    assert_eq!((&answer["message"]["content"], &answer["done_reason"]), (&json!(""), &json!("length")));
 }
 
 /// Each is refused with a message of one line, before anything is generated.

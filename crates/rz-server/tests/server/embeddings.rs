@@ -1,8 +1,11 @@
 //! Vectors, in the ways of OpenAI, Ollama and llama.cpp.
 
+use std::time::Duration;
+
+use rz_server::Config;
 use serde_json::{Value, json};
 
-use crate::fake::server;
+use crate::fake::{Script, TEMPLATE, server, server_with};
 
 #[tokio::test]
 async fn vectors_have_length_one() {
@@ -65,4 +68,33 @@ async fn what_cannot_be_is_refused() {
     ] {
         assert_eq!(server.post("/v1/embeddings", &body).await.status, 400, "{body}");
     }
+}
+
+#[tokio::test]
+async fn many_texts_take_a_part_of_the_queue_and_no_longer_than_a_request_may() {
+    let mut config = Config::default();
+    config.request_time = Some(Duration::from_millis(50));
+    let server = server_with(TEMPLATE, Script::Hang(vec![]), config);
+    for (path, body) in [
+        ("/v1/embeddings", json!({ "input": vec!["x"; 200] })),
+        ("/embedding", json!({ "content": vec!["x"; 200] })),
+        ("/api/embed", json!({ "model": "tiny", "input": vec!["x"; 200] })),
+    ] {
+        let answer = server.post(path, &body).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.headers.contains_key("retry-after")),
+            (503, true),
+            "{path}"
+        );
+        assert!(answer.text.contains("0.05 seconds"), "{}", answer.text);
+        assert_eq!(
+            std::mem::take(&mut *server.model.jobs.lock().unwrap()).len(),
+            Config::default().max_choices
+        );
+        assert!(server.model.all_cancelled());
+    }
+    let server = server_with(TEMPLATE, Script::Say(vec![]), Config::default());
+    let all = server.ask("/v1/embeddings", json!({ "input": vec!["x"; 200] })).await;
+    assert_eq!(all["data"].as_array().unwrap().len(), 200);
+    assert_eq!(server.model.jobs.lock().unwrap().len(), 200);
 }

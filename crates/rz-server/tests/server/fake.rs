@@ -142,6 +142,10 @@ impl Backend for Fake {
             return Err(refusal.clone());
         }
         let Task::Generate(generate) = &job.task else {
+            if let Script::Hang(_) = self.script {
+                self.hanging.lock().unwrap().push(sink);
+                return Ok(events);
+            }
             sink.send(0, Event::Embedding(vec![3.0, 0.0, 4.0, 0.0]));
             sink.send(0, Event::Finished { finish: Finish::Stop, usage });
             return Ok(events);

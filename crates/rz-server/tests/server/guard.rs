@@ -214,6 +214,48 @@ async fn bodies_are_bounded_in_size_and_time() {
     assert_eq!((slow.status.as_u16(), &slow.json()["error"]["type"]), (408, &json!("timeout_error")));
 }
 
+/// A body that begins and then waits for ever.
+struct Begun(usize);
+
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        match std::mem::take(&mut self.0) {
+            0 => std::task::Poll::Pending,
+            bytes => std::task::Poll::Ready(Some(Ok(http_body::Frame::data(vec![b' '; bytes].into())))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_share_the_room_for_them() {
+    const MOST: usize = 1 << 20;
+    let server = with_config(|config| config.max_body = MOST);
+    let large = json!({ "prompt": "Hi", "user": "x".repeat(MOST / 2) }).to_string();
+    // What was answered takes no room any more.
+    for _ in 0..40 {
+        assert_eq!(server.post_text("/v1/completions", large.clone()).await.status, 200);
+    }
+    let status = async || server.post_text("/v1/completions", large.clone()).await.status;
+    let mut begun = Vec::new();
+    while status().await != 429 {
+        let request = Request::post("/v1/completions").body(Body::new(Begun(MOST))).unwrap();
+        begun.push(tokio::spawn(tower::ServiceExt::oneshot(server.routes.clone(), request)));
+        assert!(begun.len() < 100, "there is no end of the room");
+    }
+    // Small ones need none of it.
+    assert_eq!(server.post("/v1/completions", &json!({ "prompt": "Hi" })).await.status, 200);
+    begun.iter().for_each(tokio::task::JoinHandle::abort);
+    while status().await != 200 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn more_requests_than_there_are_places_for_are_refused() {
     let mut config = Config::default();

@@ -11,6 +11,7 @@ mod fake;
 mod guard;
 mod hostile;
 mod llamacpp;
+mod logs;
 mod models;
 mod ollama;
 mod openapi;

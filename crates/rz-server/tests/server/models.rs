@@ -252,6 +252,32 @@ async fn a_request_that_comes_while_its_model_goes_is_answered() {
     assert_eq!(states(&server)[0], ModelState::Ready);
 }
 
+#[tokio::test]
+async fn a_start_succeeds_with_one_model_and_fails_with_none() {
+    /// Loads what has this name.
+    struct Only(&'static str, Arc<Fake>);
+
+    impl rz_server::Loader for Only {
+        fn load(&self, model: &Served) -> Result<Arc<dyn rz_server::Backend>, String> {
+            let good = model.name == self.0;
+            if good { Ok(self.1.clone()) } else { Err(format!("{} is damaged", model.reference)) }
+        }
+    }
+
+    let names = ["tiny", "org/other"].map(str::to_owned);
+    for (good, expected) in [
+        ("tiny", Ok(())),
+        ("org/other", Ok(())),
+        ("nobody", Err("the model 'tiny' cannot be loaded: hf:org/tiny/file.gguf is damaged".to_owned())),
+    ] {
+        let loader = Arc::new(Only(good, server(&[]).model));
+        let registry = Arc::new(Registry::new(served(), loader, &Config::default()).unwrap());
+        names.iter().for_each(|name| registry.preload(name));
+        assert_eq!(registry.loaded_one(&names).await, expected);
+        assert_eq!(registry.loaded_one(&[]).await, Ok(()));
+    }
+}
+
 #[test]
 fn names_are_told_apart() {
     let new = |models: Vec<Served>| {

@@ -19,7 +19,16 @@ struct Running {
 }
 
 async fn run(script: Script, address: Address, set: impl FnOnce(&mut ServeOptions)) -> Running {
-    let server = server_with(TEMPLATE, script, Config::default());
+    run_with(Config::default(), script, address, set).await
+}
+
+async fn run_with(
+    config: Config,
+    script: Script,
+    address: Address,
+    set: impl FnOnce(&mut ServeOptions),
+) -> Running {
+    let server = server_with(TEMPLATE, script, config);
     let listener = Listener::bind(&address).await.unwrap();
     let address = match listener.socket_address() {
         Some(address) => address.to_string(),
@@ -196,6 +205,30 @@ async fn clients_that_leave_in_the_middle_leave_nothing_behind() {
         }
     }
     assert!(running.server.model.all_cancelled());
+}
+
+/// With room for one connection, the next client is answered only when the one that takes nothing is gone.
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_is_cut_off() {
+    // More than the buffers of both sides hold.
+    let piece: &'static str = Box::leak("x".repeat(1 << 20).into_boxed_str());
+    for stream in [true, false] {
+        let mut config = Config::default();
+        config.write_time = Duration::from_millis(50);
+        let running =
+            run_with(config, Script::Say(vec![piece; 24]), local(), |options| options.max_connections = 1);
+        let running = running.await;
+        let mut first = TcpStream::connect(&running.address).await.unwrap();
+        first.write_all(hello(stream).as_bytes()).await.unwrap();
+        first.readable().await.unwrap();
+        let request = "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let answer = exchange(TcpStream::connect(&running.address).await.unwrap(), request).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        // What was sent to the first one is not all of it, and does not end as if it were.
+        let mut taken = Vec::new();
+        let _ = first.read_to_end(&mut taken).await;
+        assert!(taken.len() < 24 << 20 && !taken.ends_with(b"\r\n0\r\n\r\n"), "{}", taken.len());
+    }
 }
 
 #[cfg(feature = "tls")]

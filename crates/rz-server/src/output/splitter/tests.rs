@@ -73,6 +73,9 @@ fn thoughts_come_first() {
     check(TOOLS, "<think>\nSo it\nis.\n</think>\n\nYes.", &[thoughts("So it\nis."), text("Yes.")]);
     check(TOOLS, "No <think>x</think>", &[text("No <think>x</think>")]);
     check(TOOLS, "<think>\n\n</think>\n\nYes.", &[text("Yes.")]);
+    let untold = Format { tools: None, ..TOOLS };
+    check(untold.clone(), "<think>\nSo.\n</think>\n\nYes.\n", &[thoughts("So."), text("Yes.\n")]);
+    check(untold, "<think>\nSo.\n</think>\n\n", &[thoughts("So.")]);
     let begun = Format { thinking: true, ..TOOLS };
     check(begun.clone(), "So.\n</think>Yes </think>", &[thoughts("So."), text("Yes </think>")]);
     check(begun, "never ends </thin", &[thoughts("never ends </thin")]);

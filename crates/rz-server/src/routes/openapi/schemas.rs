@@ -6,14 +6,18 @@ use rz_model::sampler::{Kind, SAMPLERS};
 use serde_json::{Map, Value, json};
 
 use self::parts::{
-    anything, effort, flag, keep_alive, messages, name, nullable, object, one_of, parts, prompts, reference,
-    schema, set, some_text, text, texts, tokens, tools, unless, whole,
+    anything, choices, effort, flag, keep_alive, messages, name, nullable, object, one_of, parts, prompts,
+    reference, schema, set, some_text, text, texts, tokens, tools, unless, whole,
 };
+use crate::Config;
+use crate::chat::{RESERVED, VARIABLES};
+use crate::routes::wire::WITHOUT_EFFECT;
+use crate::sampling::{BIASES, MOST_LOGPROBS, MOST_SLOT, MOST_TOKENS, PRIORITIES};
 
-/// All schemas by name.
-pub(super) fn all() -> Value {
+/// All schemas by name, with the limits of this server.
+pub(super) fn all(config: &Config) -> Value {
     let mut schemas = Map::new();
-    for (name, schema) in errors().into_iter().chain(parts()).chain(openai()).chain(others()) {
+    for (name, schema) in errors().into_iter().chain(parts()).chain(openai(config)).chain(others(config)) {
         schemas.insert(name.to_owned(), schema);
     }
     Value::Object(schemas)
@@ -28,7 +32,6 @@ fn sampling() -> Schemas {
             Kind::Float { min, max, .. } => {
                 json!({ "type": ["number", "null"], "minimum": min, "maximum": max })
             }
-            Kind::Int { min, max: i64::MAX, .. } => json!({ "type": ["integer", "null"], "minimum": min }),
             Kind::Int { min, max, .. } => whole(min, max),
             Kind::Bool { .. } => flag(),
         };
@@ -38,41 +41,58 @@ fn sampling() -> Schemas {
     params.chain([("seed", whole(i64::MIN, i64::MAX))]).collect()
 }
 
-const MOST_TOKENS: i64 = 100_000_000;
+/// The number of answers.
+fn answers(config: &Config) -> Value {
+    whole(1, config.max_choices as i64)
+}
+
+/// What is added to the scores of tokens, by their ids.
+fn logit_bias() -> Value {
+    let (most, digits) = BIASES;
+    json!({
+        "type": ["object", "null"],
+        "propertyNames": { "pattern": format!("^[0-9]{{1,{digits}}}$") },
+        "maxProperties": most,
+        "additionalProperties": { "type": "number", "minimum": -100, "maximum": 100 },
+    })
+}
+
+/// What routes for texts take beside what their own API has.
+fn extensions() -> Schemas {
+    let (lowest, highest) = PRIORITIES;
+    vec![
+        ("min_tokens", whole(0, MOST_TOKENS)),
+        ("ignore_eos", flag()),
+        ("cache_prompt", flag()),
+        ("id_slot", whole(-1, MOST_SLOT)),
+        ("priority", whole(lowest, highest)),
+        ("guided_json", nullable(schema())),
+        ("guided_regex", text()),
+        ("guided_grammar", text()),
+        ("guided_choice", choices()),
+        ("structured_outputs", structured_outputs()),
+    ]
+}
 
 /// What OpenAI's routes have in common.
-fn common() -> Schemas {
-    let mut fields = sampling();
+fn common(config: &Config) -> Schemas {
+    let mut fields = with(sampling(), extensions());
     fields.extend([
         ("model", text()),
         ("stream", flag()),
         ("stream_options", stream_options()),
         ("stop", texts()),
-        ("n", whole(1, 16)),
-        (
-            "logit_bias",
-            json!({
-                "type": ["object", "null"],
-                "propertyNames": { "pattern": "^[0-9]{1,9}$" },
-                "maxProperties": 4096,
-                "additionalProperties": { "type": "number", "minimum": -100, "maximum": 100 },
-            }),
-        ),
+        ("n", answers(config)),
+        ("logit_bias", logit_bias()),
         ("max_tokens", whole(0, MOST_TOKENS)),
-        ("min_tokens", whole(0, MOST_TOKENS)),
-        ("ignore_eos", flag()),
-        ("cache_prompt", flag()),
-        ("priority", whole(-1000, 1000)),
         ("response_format", reference("ResponseFormat")),
-        ("guided_json", nullable(schema())),
-        ("guided_regex", text()),
-        ("guided_grammar", text()),
-        ("guided_choice", texts()),
-        ("structured_outputs", structured_outputs()),
-        ("user", anything()),
-        ("metadata", anything()),
     ]);
-    fields
+    with(fields, without_effect())
+}
+
+/// What changes nothing.
+fn without_effect() -> impl Iterator<Item = (&'static str, Value)> {
+    WITHOUT_EFFECT.iter().map(|name| (*name, anything()))
 }
 
 fn with(mut fields: Schemas, more: impl IntoIterator<Item = (&'static str, Value)>) -> Schemas {
@@ -112,9 +132,9 @@ fn errors() -> Schemas {
     ]
 }
 
-fn openai() -> Schemas {
+fn openai(config: &Config) -> Schemas {
     let chat = with(
-        common(),
+        common(config),
         [
             ("messages", messages("Message")),
             ("tools", tools("Tool")),
@@ -125,23 +145,25 @@ fn openai() -> Schemas {
             ("max_completion_tokens", whole(1, MOST_TOKENS)),
             ("max_tokens", whole(1, MOST_TOKENS)),
             ("logprobs", flag()),
-            ("top_logprobs", whole(0, 20)),
+            ("top_logprobs", whole(0, MOST_LOGPROBS)),
             ("service_tier", json!({ "enum": ["auto", "default", null] })),
             ("store", json!({ "enum": [false, null] })),
+            ("modalities", json!({ "enum": [["text"], null] })),
+            ("verbosity", json!({ "enum": ["medium", null] })),
         ],
     );
     let completion = with(
-        common(),
+        common(config),
         [
-            ("prompt", prompts()),
+            ("prompt", prompts(config.max_choices)),
             ("echo", flag()),
             ("logprobs", whole(0, 5)),
-            ("best_of", whole(1, 16)),
+            ("best_of", answers(config)),
             ("suffix", json!({ "enum": ["", null] })),
         ],
     );
     let response = with(
-        sampling(),
+        with(sampling(), without_effect()),
         [
             ("model", text()),
             ("input", one_of([some_text(), messages("InputItem")])),
@@ -174,13 +196,12 @@ fn openai() -> Schemas {
             "Embeddings",
             object(
                 &["input"],
-                [
+                without_effect().chain([
                     ("model", text()),
-                    ("input", prompts()),
+                    ("input", prompts(config.max_texts())),
                     ("encoding_format", json!({ "enum": ["float", "base64", null] })),
                     ("dimensions", whole(1, 1 << 20)),
-                    ("user", anything()),
-                ],
+                ]),
             ),
         ),
         ("Response", streamed(object(&["input"], response))),
@@ -195,7 +216,7 @@ fn structured_outputs() -> Value {
             ("json", nullable(schema())),
             ("json_object", flag()),
             ("regex", text()),
-            ("choice", texts()),
+            ("choice", choices()),
             ("grammar", text()),
         ],
     ))
@@ -215,8 +236,8 @@ fn streamed(object: Value) -> Value {
 fn variables() -> Value {
     json!({
         "type": ["object", "null"],
-        "propertyNames": { "pattern": "^[A-Za-z0-9][A-Za-z0-9_]{0,63}$", "not": { "enum": crate::chat::RESERVED } },
-        "maxProperties": 32,
+        "propertyNames": { "pattern": "^[A-Za-z0-9][A-Za-z0-9_]{0,63}$", "not": { "enum": RESERVED } },
+        "maxProperties": VARIABLES,
     })
 }
 
@@ -252,7 +273,7 @@ fn most_tokens() -> Value {
     ])
 }
 
-fn others() -> Schemas {
+fn others(config: &Config) -> Schemas {
     let anthropic = [
         ("model", json!({ "type": "string" })),
         ("messages", messages("AnthropicMessage")),
@@ -265,7 +286,7 @@ fn others() -> Schemas {
                 &["type"],
                 [
                     ("type", json!({ "enum": ["enabled", "adaptive", "disabled"] })),
-                    ("budget_tokens", json!({ "type": ["integer", "null"], "minimum": 0 })),
+                    ("budget_tokens", whole(0, i64::MAX)),
                 ],
             )),
         ),
@@ -295,19 +316,26 @@ fn others() -> Schemas {
             ("stream", flag()),
         ]
     };
+    let several_texts = json!({ "type": "array", "items": some_text(), "maxItems": config.max_texts() });
     let ollama_embed =
         [model(), ("options", nullable(reference("OllamaOptions"))), ("keep_alive", keep_alive())];
+    let pairs = json!({
+        "type": "array",
+        "maxItems": BIASES.0,
+        "description": "Pairs of a token and a number from -100 to 100, or false for never",
+    });
     let llama = with(
-        sampling(),
+        with(sampling(), extensions()),
         [
             ("model", text()),
-            ("prompt", prompts()),
+            ("prompt", prompts(config.max_choices)),
+            ("n", answers(config)),
             ("n_predict", most_tokens()),
+            ("max_tokens", most_tokens()),
+            ("logit_bias", one_of([logit_bias(), pairs])),
             ("stop", texts()),
             ("stream", flag()),
-            ("cache_prompt", flag()),
-            ("id_slot", whole(-1, 65_536)),
-            ("n_probs", whole(0, 20)),
+            ("n_probs", whole(0, MOST_LOGPROBS)),
             ("grammar", text()),
             ("return_tokens", flag()),
             ("json_schema", nullable(schema())),
@@ -342,7 +370,7 @@ fn others() -> Schemas {
                 with(
                     ollama_embed.to_vec(),
                     [
-                        ("input", one_of([some_text(), json!({ "type": "array", "items": some_text() })])),
+                        ("input", one_of([some_text(), several_texts])),
                         ("truncate", flag()),
                         ("dimensions", whole(1, 1 << 20)),
                     ],
@@ -375,7 +403,10 @@ fn others() -> Schemas {
         ),
         ("LlamaCompletion", object(&["prompt"], llama)),
         ("LlamaSlot", object(&[], [("filename", text()), ("model", text())])),
-        ("LlamaEmbedding", object(&["content"], [("model", text()), ("content", prompts())])),
+        (
+            "LlamaEmbedding",
+            object(&["content"], [("model", text()), ("content", prompts(config.max_texts()))]),
+        ),
         (
             "Tokenize",
             object(

@@ -3,6 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::Schemas;
+use crate::chat::{MESSAGES, TOOLS};
+use crate::routes::ollama::{LONGEST_TIME, TIME};
+use crate::sampling::STOPS;
 
 pub(super) fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
@@ -56,12 +59,16 @@ pub(super) fn anything() -> Value {
     json!({})
 }
 
+/// Texts that end an answer.
 pub(super) fn texts() -> Value {
-    one_of([
-        json!({ "type": "string", "minLength": 1 }),
-        json!({ "type": "array", "items": { "type": "string", "minLength": 1 }, "maxItems": 64 }),
-        json!({ "type": "null" }),
-    ])
+    let (most, longest) = STOPS;
+    let text = json!({ "type": "string", "minLength": 1, "maxLength": longest });
+    nullable(one_of([text.clone(), json!({ "type": "array", "items": text, "maxItems": most })]))
+}
+
+/// Texts of which an answer is one.
+pub(super) fn choices() -> Value {
+    nullable(one_of([some_text(), json!({ "type": "array", "items": some_text(), "minItems": 1 })]))
 }
 
 /// A JSON schema.
@@ -75,18 +82,18 @@ pub(super) fn effort() -> Value {
 }
 
 pub(super) fn messages(item: &str) -> Value {
-    json!({ "type": "array", "minItems": 1, "items": reference(item) })
+    json!({ "type": "array", "minItems": 1, "maxItems": MESSAGES, "items": reference(item) })
 }
 
 pub(super) fn tools(item: &str) -> Value {
-    json!({ "type": ["array", "null"], "items": reference(item), "maxItems": 256 })
+    json!({ "type": ["array", "null"], "items": reference(item), "maxItems": TOOLS })
 }
 
 /// A time as Ollama's clients give it.
 pub(super) fn keep_alive() -> Value {
     one_of([
-        json!({ "type": "number", "maximum": 1_000_000_000 }),
-        json!({ "type": "string", "pattern": "^-?([0-9]{1,8}|([0-9]{1,5}(ms|us|ns|s|m|h)){1,2})$" }),
+        json!({ "type": "number", "minimum": -LONGEST_TIME, "maximum": LONGEST_TIME }),
+        json!({ "type": "string", "pattern": TIME }),
         json!({ "type": "null" }),
     ])
 }
@@ -106,17 +113,12 @@ pub(super) fn some_text() -> Value {
     json!({ "type": "string", "minLength": 1 })
 }
 
-/// What a model is to continue: texts or tokens, one or several.
-pub(super) fn prompts() -> Value {
-    let text = some_text();
+/// Prompts: texts or tokens, one or at most so many.
+pub(super) fn prompts(most: usize) -> Value {
     let mut tokens = tokens();
     tokens["minItems"] = 1.into();
-    one_of([
-        text.clone(),
-        json!({ "type": "array", "minItems": 1, "maxItems": 16, "items": text }),
-        tokens.clone(),
-        json!({ "type": "array", "minItems": 1, "maxItems": 16, "items": tokens }),
-    ])
+    let one = one_of([some_text(), tokens.clone()]);
+    one_of([some_text(), tokens, json!({ "type": "array", "minItems": 1, "maxItems": most, "items": one })])
 }
 
 /// Messages and tools, by name.

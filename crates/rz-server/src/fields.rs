@@ -186,11 +186,11 @@ pub(crate) fn wrong(path: &str, found: &Value, expected: &str) -> ApiError {
 
 /// A whole number of 64 bits, also when it is written with a fraction of zero or an exponent.
 pub(crate) fn whole(value: &Value) -> Option<i64> {
-    // The first number above, which is what floating point has for the largest one.
-    const ABOVE: f64 = (1u64 << 63) as f64;
+    // What floating point has for all numbers about the largest one, and so for some beyond.
+    const LARGEST: f64 = i64::MAX as f64;
     value.as_i64().or_else(|| {
         let number = value.as_f64()?;
-        (number.fract() == 0.0 && (-ABOVE..ABOVE).contains(&number)).then_some(number as i64)
+        (number.fract() == 0.0 && number.abs() < LARGEST).then_some(number as i64)
     })
 }
 
@@ -271,7 +271,8 @@ mod tests {
             ("9223372036854775807", Some(i64::MAX)),
             ("-9223372036854775808", Some(i64::MIN)),
             ("9223372036854775808", None),
-            ("-9223372036854775809.0", Some(i64::MIN)),
+            ("-9223372036854775809", None),
+            ("-9223372036854775808.0", None),
             ("9223372036854774784.0", Some(i64::MAX - 1023)),
             ("-9.3e18", None),
             ("1e16", Some(10_000_000_000_000_000)),

@@ -15,6 +15,9 @@ pub(crate) const BIASES: (usize, usize) = (4096, 9);
 pub(crate) const MOST_LOGPROBS: i64 = 20;
 /// The largest number of tokens that can be asked for: more than any context holds, so that what is larger is a mistake.
 pub(crate) const MOST_TOKENS: i64 = 100_000_000;
+/// From the smallest seed to the largest: as many on both sides, so that all that floating point rounds to a number
+/// beyond them is beyond them.
+pub(crate) const SEEDS: (i64, i64) = (-i64::MAX, i64::MAX);
 /// From the lowest priority to the highest.
 pub(crate) const PRIORITIES: (i64, i64) = (-1000, 1000);
 /// The largest number of a slot.
@@ -160,7 +163,8 @@ impl Sampling {
 
     /// Takes a seed; any whole number is one.
     pub(crate) fn take_seed(&mut self, fields: &mut Fields, random: Option<i64>) -> Result<(), ApiError> {
-        if let Some(seed) = fields.integer("seed", i64::MIN, i64::MAX)?
+        let (least, most) = SEEDS;
+        if let Some(seed) = fields.integer("seed", least, most)?
             && Some(seed) != random
         {
             self.seed = seed as u64;

@@ -21,7 +21,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::from_fn_with_state;
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 use crate::guard::guard;
 use crate::{ApiError, App};
@@ -63,6 +63,14 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
     };
+    // An asterisk would let in all headers but the one with the key.
+    let headers = AllowHeaders::mirror_request();
     let exposed = [HeaderName::from_static("x-request-id"), header::RETRY_AFTER];
-    Some(CorsLayer::new().allow_origin(allowed).allow_methods(Any).allow_headers(Any).expose_headers(exposed))
+    Some(
+        CorsLayer::new()
+            .allow_origin(allowed)
+            .allow_methods(Any)
+            .allow_headers(headers)
+            .expose_headers(exposed),
+    )
 }

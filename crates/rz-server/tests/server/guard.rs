@@ -141,11 +141,15 @@ async fn pages_of_others_are_kept_out_unless_let_in() {
     let preflight = Request::builder().method(Method::OPTIONS).uri("/v1/chat/completions");
     let preflight =
         preflight.header("origin", "http://app.example").header("access-control-request-method", "POST");
+    // Browsers take an asterisk for all headers but this one.
+    let preflight = preflight.header("access-control-request-headers", "authorization,content-type");
     let answer = open.send(preflight.body(Body::empty()).unwrap()).await;
     assert_eq!(
         (answer.status.as_u16(), answer.headers.contains_key("access-control-allow-methods")),
         (200, true)
     );
+    let allowed = answer.headers["access-control-allow-headers"].to_str().unwrap().to_lowercase();
+    assert!(allowed.split(',').any(|name| name.trim() == "authorization"), "{allowed}");
 }
 
 async fn post_raw(server: &Server, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {

@@ -105,7 +105,7 @@ async fn the_document_names_no_parameter_that_is_refused() {
 /// The values at the bounds that a schema sets, with whether they are within.
 fn at_bounds(schema: &Value) -> Vec<(Value, bool)> {
     if let Some(alternatives) = schema["oneOf"].as_array() {
-        return alternatives.iter().flat_map(|schema| at_bounds(schema)).collect();
+        return alternatives.iter().flat_map(at_bounds).collect();
     }
     let mut found = Vec::new();
     let is = |name: &str| match &schema["type"] {

@@ -12,7 +12,7 @@ use self::parts::{
 use crate::Config;
 use crate::chat::{RESERVED, VARIABLES};
 use crate::routes::wire::WITHOUT_EFFECT;
-use crate::sampling::{BIASES, MOST_LOGPROBS, MOST_SLOT, MOST_TOKENS, PRIORITIES};
+use crate::sampling::{BIASES, MOST_LOGPROBS, MOST_SLOT, MOST_TOKENS, PRIORITIES, SEEDS};
 
 /// All schemas by name, with the limits of this server.
 pub(super) fn all(config: &Config) -> Value {
@@ -38,7 +38,7 @@ fn sampling() -> Schemas {
         schema["description"] = param.doc.into();
         (param.name, schema)
     });
-    params.chain([("seed", whole(i64::MIN, i64::MAX))]).collect()
+    params.chain([("seed", whole(SEEDS.0, SEEDS.1))]).collect()
 }
 
 /// The number of answers.

@@ -31,7 +31,8 @@ def before_call(context, case, kwargs):
     if not isinstance(body, dict):
         return
     name = body.get("model")
-    if isinstance(name, str) and re.fullmatch("[!-~]{1,256}", name) and case.path not in ("/api/pull", "/api/delete"):
+    known = isinstance(name, str) and (positive or re.fullmatch("[!-~]{1,256}", name))
+    if known and case.path not in ("/api/pull", "/api/delete"):
         body["model"] = MODEL
     if positive:
         put_right(case.path, body)

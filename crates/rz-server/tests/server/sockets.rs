@@ -247,6 +247,7 @@ async fn https_is_spoken_with_a_certificate() {
     let (chain, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
     assert!(Certificate::read(&key, &chain).unwrap_err().to_string().contains("key.pem"));
     assert!(Certificate::read(&folder.join("none.pem"), &key).is_err());
+    assert!(Certificate::read(&chain, &chain).unwrap_err().to_string().contains("no private key"));
     let certificate = Certificate::read(&chain, &key).unwrap();
     let running = run(Script::Say(vec!["x"]), local(), |options| options.tls = Some(certificate)).await;
 

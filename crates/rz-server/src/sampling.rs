@@ -374,6 +374,8 @@ mod tests {
             (json!({"temperature": -1}), "temperature"),
             (json!({"temperature": "hot"}), "temperature"),
             (json!({"temperature": 1e308}), "temperature"),
+            // The number above 100, which is not rounded to it.
+            (serde_json::from_str(r#"{"temperature": 100.00000000000001}"#).unwrap(), "temperature"),
             (json!({"top_p": [0.5]}), "top_p"),
             (json!({"top_k": 1.5}), "top_k"),
             (json!({"max_tokens": -1}), "max_tokens"),

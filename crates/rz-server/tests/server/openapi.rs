@@ -123,7 +123,7 @@ fn at_bounds(schema: &Value) -> Vec<(Value, bool)> {
             let beyond = bound.checked_add(sign).map_or(json!(float * 1.01), |beyond| json!(beyond));
             found.push((beyond, false));
         } else if let Some(bound) = schema[bound].as_f64().filter(|_| is("number")) {
-            let beyond = bound + bound.abs().max(1.0) * 1e-6 * sign as f64;
+            let beyond = if sign < 0 { bound.next_down() } else { bound.next_up() };
             found.extend([(json!(bound), true), (json!(beyond), false)]);
         }
     }

@@ -22,6 +22,11 @@ pub(super) struct Expanded<'a, H, S> {
 impl<H: Header, S> Expanded<'_, H, S> {
     const FACTORS: usize = 1 + H::MINIMUM as usize;
     const PART: usize = Self::FACTORS + GROUPS / H::PARTS;
+
+    #[inline(always)]
+    fn part(&self, index: usize, part: usize) -> &[Line] {
+        &self.lines[(index * H::PARTS + part) * Self::PART..][..Self::PART]
+    }
 }
 
 /// Expands `blocks` blocks of 32 columns into `room`, which grows if it must.
@@ -39,7 +44,7 @@ pub(super) fn expand<'a, I: Isa, H: Header, S: Source<H>>(
     let lines = &mut room[..blocks * step];
     for (index, lines) in lines.chunks_exact_mut(step).enumerate() {
         for (part, lines) in lines.chunks_exact_mut(Expanded::<H, S>::PART).enumerate() {
-            let (factors, q) = packed.part(isa, index, part);
+            let (factors, q) = (packed.factors(isa, index, part), packed.values(isa, index, part));
             let (head, values) = lines.split_at_mut(Expanded::<H, S>::FACTORS);
             isa.store(factors.scale, bytemuck::cast_mut(&mut head[0].0));
             if let Some(minimum) = factors.minimum {
@@ -57,15 +62,20 @@ impl<H: Header, S: Source<H>> Source<H> for Expanded<'_, H, S> {
     const LARGEST: i32 = S::LARGEST;
 
     #[inline(always)]
-    fn part<I: Isa>(&self, isa: I, index: usize, part: usize) -> (Factors<I::F32>, [I::Bytes; GROUPS]) {
-        let lines = &self.lines[(index * H::PARTS + part) * Self::PART..][..Self::PART];
-        let (head, values) = lines.split_at(Self::FACTORS);
-        let scale = isa.load(bytemuck::cast_ref(&head[0].0));
-        let minimum = if H::MINIMUM { Some(isa.load(bytemuck::cast_ref(&head[1].0))) } else { None };
+    fn factors<I: Isa>(&self, isa: I, index: usize, part: usize) -> Factors<I::F32> {
+        let lines = &self.part(index, part)[..Self::FACTORS];
+        let scale = isa.load(bytemuck::cast_ref(&lines[0].0));
+        let minimum = if H::MINIMUM { Some(isa.load(bytemuck::cast_ref(&lines[1].0))) } else { None };
+        Factors { scale, minimum }
+    }
+
+    #[inline(always)]
+    fn values<I: Isa>(&self, isa: I, index: usize, part: usize) -> [I::Bytes; GROUPS] {
+        let lines = &self.part(index, part)[Self::FACTORS..];
         let mut q = [isa.load_bytes(&[0; 64]); GROUPS];
-        for (q, line) in q.iter_mut().zip(values) {
-            *q = isa.load_bytes(&line.0);
+        for g in 0..GROUPS / H::PARTS {
+            q[g] = isa.load_bytes(&lines[g].0);
         }
-        (Factors { scale, minimum }, q)
+        q
     }
 }

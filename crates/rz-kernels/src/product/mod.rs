@@ -10,8 +10,14 @@ mod header;
 mod quantized;
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 
-use crate::{Activations, Columns, Isa, Kernels, PANEL_ROWS, PanelKind, PanelRef, SimdOp};
+use expanded::Line;
+use header::{Centred, Curved, Header, Minimum, PowerOfTwo, ScaleMinBytes, ScaleMinNibbles};
+use header::{SignedScales, SixBitScales, SuperCurved};
+use quantized::Quantized;
+
+use crate::{ActivationType, Activations, Columns, Isa, Kernels, PANEL_ROWS, PanelKind, PanelRef, SimdOp};
 
 /// Fills `out`, a share of the product of `weights` with the tokens of `x`: row
 /// `t`, column `r` becomes the dot product of row `r` of the matrix with token `t`.
@@ -25,10 +31,23 @@ pub fn panel_product(kernels: Kernels, weights: PanelRef<'_>, x: &Activations, o
     let tokens = out.first_row()..out.first_row() + out.rows();
     assert!(x.are_tiles(&tokens), "tokens {tokens:?} of {}", x.tokens());
     check_share(weights, out);
-    thread_local! {
-        static ROOM: RefCell<Vec<expanded::Line>> = const { RefCell::new(Vec::new()) };
-    }
-    ROOM.with_borrow_mut(|room| kernels.run(Quantized { weights, x, out, room }));
+    let product = match weights.kind() {
+        PanelKind::Bits4 => quantized::<Centred<8>, 4, 0>,
+        PanelKind::Bits4Min => quantized::<Minimum, 4, 0>,
+        PanelKind::Bits5 => quantized::<Centred<16>, 4, 1>,
+        PanelKind::Bits5Min => quantized::<Minimum, 4, 1>,
+        PanelKind::Bits8 => quantized::<Centred<128>, 8, 0>,
+        PanelKind::Super2 => quantized::<ScaleMinNibbles, 2, 0>,
+        PanelKind::Super3 => quantized::<SixBitScales, 2, 1>,
+        PanelKind::Super4 => quantized::<ScaleMinBytes, 4, 0>,
+        PanelKind::Super5 => quantized::<ScaleMinBytes, 4, 1>,
+        PanelKind::Super6 => quantized::<SignedScales, 4, 2>,
+        PanelKind::Curved4 => quantized::<Curved, 4, 0>,
+        PanelKind::SuperCurved4 => quantized::<SuperCurved, 4, 0>,
+        PanelKind::Float4 => quantized::<PowerOfTwo, 4, 0>,
+        PanelKind::F16 | PanelKind::Bf16 | PanelKind::F32 => unreachable!("a float kind"),
+    };
+    product(kernels, (weights, x, out));
 }
 
 /// As [`panel_product`] for the float kinds, with the activations as they are: `x` is
@@ -47,39 +66,25 @@ fn check_share(weights: PanelRef<'_>, out: &Columns<'_>) {
     assert!(columns.start.is_multiple_of(PANEL_ROWS) && columns.end <= weights.rows(), "{columns:?}");
 }
 
-struct Quantized<'a, 'b> {
-    weights: PanelRef<'a>,
-    x: &'a Activations,
-    out: &'a mut Columns<'b>,
-    room: &'a mut Vec<expanded::Line>,
-}
-
-impl SimdOp for Quantized<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        use header::{Centred, Curved, Minimum, PowerOfTwo, SuperCurved};
-        use header::{ScaleMinBytes, ScaleMinNibbles, SignedScales, SixBitScales};
-        use quantized::panels;
-        let Quantized { weights, x, out, room } = self;
-        match weights.kind() {
-            PanelKind::Bits4 => panels::<I, Centred<8>, 4, 0>(isa, weights, x, out, room),
-            PanelKind::Bits4Min => panels::<I, Minimum, 4, 0>(isa, weights, x, out, room),
-            PanelKind::Bits5 => panels::<I, Centred<16>, 4, 1>(isa, weights, x, out, room),
-            PanelKind::Bits5Min => panels::<I, Minimum, 4, 1>(isa, weights, x, out, room),
-            PanelKind::Bits8 => panels::<I, Centred<128>, 8, 0>(isa, weights, x, out, room),
-            PanelKind::Super2 => panels::<I, ScaleMinNibbles, 2, 0>(isa, weights, x, out, room),
-            PanelKind::Super3 => panels::<I, SixBitScales, 2, 1>(isa, weights, x, out, room),
-            PanelKind::Super4 => panels::<I, ScaleMinBytes, 4, 0>(isa, weights, x, out, room),
-            PanelKind::Super5 => panels::<I, ScaleMinBytes, 4, 1>(isa, weights, x, out, room),
-            PanelKind::Super6 => panels::<I, SignedScales, 4, 2>(isa, weights, x, out, room),
-            PanelKind::Curved4 => panels::<I, Curved, 4, 0>(isa, weights, x, out, room),
-            PanelKind::SuperCurved4 => panels::<I, SuperCurved, 4, 0>(isa, weights, x, out, room),
-            PanelKind::Float4 => panels::<I, PowerOfTwo, 4, 0>(isa, weights, x, out, room),
-            PanelKind::F16 | PanelKind::Bf16 | PanelKind::F32 => unreachable!("a float kind"),
-        }
+/// The products of one kind of panels.
+fn quantized<H: Header, const BASE: usize, const EXTRA: usize>(
+    kernels: Kernels,
+    (weights, x, out): (PanelRef<'_>, &Activations, &mut Columns<'_>),
+) {
+    thread_local! {
+        static ROOM: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     }
+    ROOM.with_borrow_mut(|room| match x.kind() {
+        ActivationType::I8 => {
+            kernels.run(Quantized::<H, BASE, EXTRA, 1, 1> { weights, x, out, room, header: PhantomData });
+        }
+        ActivationType::I8Long => {
+            kernels.run(Quantized::<H, BASE, EXTRA, 1, 4> { weights, x, out, room, header: PhantomData });
+        }
+        ActivationType::I16 => {
+            kernels.run(Quantized::<H, BASE, EXTRA, 2, 4> { weights, x, out, room, header: PhantomData });
+        }
+    });
 }
 
 struct Float<'a, 'b> {

@@ -4,40 +4,60 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::expanded::{Expanded, Line, expand};
+use super::expanded::{Line, expand};
 use super::header::{Factors, Header};
 use super::{by_tokens, store};
 use crate::activations::{LOW_BITS, Scale, Tile};
-use crate::{ActivationType, Activations, Columns, Isa, PANEL_COLUMNS, PANEL_ROWS, PanelRef};
+use crate::{Activations, Columns, Isa, PANEL_COLUMNS, PANEL_ROWS, PanelRef, SimdOp};
 
-/// Bits of `q` come from planes of `BASE` bits and, above them, planes of `EXTRA` bits. `room` is for
-/// panels that are expanded.
-#[inline(always)]
-pub(super) fn panels<I: Isa, H: Header, const BASE: usize, const EXTRA: usize>(
-    isa: I,
-    weights: PanelRef<'_>,
-    x: &Activations,
-    out: &mut Columns<'_>,
-    room: &mut Vec<Line>,
-) {
-    // Four bits are unpacked for a tile in no time, and eight are no less than bytes.
-    let expands = const { EXTRA > 0 || BASE == 2 || H::TABLE.is_some() };
-    let columns = out.columns();
-    for first in columns.clone().step_by(PANEL_ROWS) {
-        let packed =
-            Packed::<H, BASE, EXTRA> { panel: weights.panel(first / PANEL_ROWS), header: PhantomData };
-        let at = first - columns.start..(first - columns.start + PANEL_ROWS).min(columns.len());
-        let expanded = if expands && out.rows() >= ENOUGH {
-            Some(expand(isa, &packed, weights.columns() / PANEL_COLUMNS, room))
-        } else {
-            None
-        };
-        for (token, tile) in x.tiles(out.first_row()..out.first_row() + out.rows()) {
-            let mut sums = Sums { out: &mut *out, token, columns: at.clone() };
-            match x.kind() {
-                ActivationType::I8 => of_tile::<I, H, _, 1, 1>(isa, &packed, &expanded, tile, &mut sums),
-                ActivationType::I8Long => of_tile::<I, H, _, 1, 4>(isa, &packed, &expanded, tile, &mut sums),
-                ActivationType::I16 => of_tile::<I, H, _, 2, 4>(isa, &packed, &expanded, tile, &mut sums),
+/// Products of panels, whose `q` comes from planes of `BASE` bits and, above them, planes of `EXTRA` bits, with
+/// activations in `BYTES` bytes with a scale for `SPAN` blocks. An operation of its own for each: the compiler
+/// keeps more in registers in small functions than in a large one.
+pub(super) struct Quantized<
+    'a,
+    'b,
+    H,
+    const BASE: usize,
+    const EXTRA: usize,
+    const BYTES: usize,
+    const SPAN: usize,
+> {
+    pub(super) weights: PanelRef<'a>,
+    pub(super) x: &'a Activations,
+    pub(super) out: &'a mut Columns<'b>,
+    /// For panels that are expanded.
+    pub(super) room: &'a mut Vec<Line>,
+    pub(super) header: PhantomData<H>,
+}
+
+impl<H: Header, const BASE: usize, const EXTRA: usize, const BYTES: usize, const SPAN: usize> SimdOp
+    for Quantized<'_, '_, H, BASE, EXTRA, BYTES, SPAN>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Quantized { weights, x, out, room, header } = self;
+        // Four bits are unpacked for a tile in no time, and eight are no less than bytes.
+        let expands = const { EXTRA > 0 || BASE == 2 || H::TABLE.is_some() };
+        let columns = out.columns();
+        for first in columns.clone().step_by(PANEL_ROWS) {
+            let packed = Packed::<H, BASE, EXTRA> { panel: weights.panel(first / PANEL_ROWS), header };
+            let at = first - columns.start..(first - columns.start + PANEL_ROWS).min(columns.len());
+            let expanded = if expands && out.rows() >= ENOUGH {
+                Some(expand(isa, &packed, weights.columns() / PANEL_COLUMNS, room))
+            } else {
+                None
+            };
+            for (token, tile) in x.tiles(out.first_row()..out.first_row() + out.rows()) {
+                let sums = &mut Sums { out: &mut *out, token, columns: at.clone() };
+                match (tile.tokens, &expanded) {
+                    (8, Some(panel)) => some_tokens::<I, H, _, BYTES, SPAN, 8>(0, isa, panel, tile, sums),
+                    (4, Some(panel)) => some_tokens::<I, H, _, BYTES, SPAN, 4>(0, isa, panel, tile, sums),
+                    _ => {
+                        by_tokens!(tile.tokens, some_tokens::<I, H, _, BYTES, SPAN>(isa, &packed, tile, sums))
+                    }
+                }
             }
         }
     }
@@ -51,9 +71,11 @@ pub(super) trait Source<H: Header> {
     /// The largest byte of values.
     const LARGEST: i32;
 
-    /// Of block `index` of 32 columns: the factors of one part of it, and its values, of each group four
-    /// columns of sixteen rows.
-    fn part<I: Isa>(&self, isa: I, index: usize, part: usize) -> (Factors<I::F32>, [I::Bytes; GROUPS]);
+    /// The factors of one part of block `index` of 32 columns.
+    fn factors<I: Isa>(&self, isa: I, index: usize, part: usize) -> Factors<I::F32>;
+
+    /// The values of that part: of each group, four columns of sixteen rows.
+    fn values<I: Isa>(&self, isa: I, index: usize, part: usize) -> [I::Bytes; GROUPS];
 }
 
 /// Vectors of four columns of sixteen rows in 32 columns.
@@ -69,15 +91,24 @@ impl<H: Header, const BASE: usize, const EXTRA: usize> Source<H> for Packed<'_, 
     const LARGEST: i32 = largest(H::TABLE, BASE + EXTRA);
 
     #[inline(always)]
-    fn part<I: Isa>(&self, isa: I, index: usize, part: usize) -> (Factors<I::F32>, [I::Bytes; GROUPS]) {
-        let step = const { 32 * (BASE + EXTRA) };
-        let block = H::UNITS + H::STEPS * step;
-        let (header, planes) = self.panel[index / H::STEPS * block..][..block].split_at(H::UNITS);
-        let planes = &planes[index % H::STEPS * step..][..step];
-        let factors = H::at(isa, header, index % H::STEPS * H::PARTS + part);
-        let count = GROUPS / H::PARTS;
-        (factors, groups::<I, H, BASE, EXTRA>(isa, planes, part * count, count))
+    fn factors<I: Isa>(&self, isa: I, index: usize, part: usize) -> Factors<I::F32> {
+        let header = &self.panel[index / H::STEPS * Self::BLOCK..][..H::UNITS];
+        H::at(isa, header, index % H::STEPS * H::PARTS + part)
     }
+
+    #[inline(always)]
+    fn values<I: Isa>(&self, isa: I, index: usize, part: usize) -> [I::Bytes; GROUPS] {
+        let block = &self.panel[index / H::STEPS * Self::BLOCK..][..Self::BLOCK];
+        let planes = &block[H::UNITS + index % H::STEPS * Self::STEP..][..Self::STEP];
+        let count = GROUPS / H::PARTS;
+        groups::<I, H, BASE, EXTRA>(isa, planes, part * count, count)
+    }
+}
+
+impl<H: Header, const BASE: usize, const EXTRA: usize> Packed<'_, H, BASE, EXTRA> {
+    /// Units of 32 columns' planes, and of a block.
+    const STEP: usize = 32 * (BASE + EXTRA);
+    const BLOCK: usize = H::UNITS + H::STEPS * Self::STEP;
 }
 
 /// Where the sums of a tile go.
@@ -86,22 +117,6 @@ struct Sums<'a, 'b> {
     /// The first token of the tile.
     token: usize,
     columns: Range<usize>,
-}
-
-/// A tile's products, its activations in `BYTES` bytes with a scale for `SPAN` blocks.
-#[inline(always)]
-fn of_tile<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const SPAN: usize>(
-    isa: I,
-    packed: &S,
-    expanded: &Option<Expanded<'_, H, S>>,
-    tile: Tile<'_>,
-    sums: &mut Sums<'_, '_>,
-) {
-    match (tile.tokens, expanded) {
-        (8, Some(expanded)) => some_tokens::<I, H, _, BYTES, SPAN, 8>(0, isa, expanded, tile, sums),
-        (4, Some(expanded)) => some_tokens::<I, H, _, BYTES, SPAN, 4>(0, isa, expanded, tile, sums),
-        _ => by_tokens!(tile.tokens, some_tokens::<I, H, S, BYTES, SPAN>(isa, packed, tile, sums)),
-    }
 }
 
 /// Tokens `first..first + N` of a tile.
@@ -123,8 +138,9 @@ fn some_tokens<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const SPAN: 
             let values = values[first..].first_chunk().expect("tokens of the tile");
             let scales: &[Scale; N] = scales[first..].first_chunk().expect("tokens of the tile");
             for part in 0..H::PARTS {
-                let (factors, q) = weights.part(isa, span * SPAN + i, part);
-                let dots = dots::<I, H, S, BYTES, N>(isa, &q, values, scales, part);
+                let index = span * SPAN + i;
+                let factors = weights.factors(isa, index, part);
+                let dots = dots::<I, H, S, BYTES, N>(isa, weights, index, values, scales, part);
                 for t in 0..N {
                     parts[t] = isa.mul_add(isa.to_f32(dots[t]), factors.scale, parts[t]);
                     if let Some(minimum) = factors.minimum {
@@ -156,7 +172,8 @@ impl Scale {
 #[inline(always)]
 fn dots<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const N: usize>(
     isa: I,
-    q: &[I::Bytes; GROUPS],
+    weights: &S,
+    index: usize,
     values: &[[[i8; PANEL_COLUMNS]; BYTES]; N],
     scales: &[Scale; N],
     part: usize,
@@ -165,6 +182,7 @@ fn dots<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const N: usize>(
     // Of wide values the instruction set takes a part off itself.
     let centre = if H::WIDE { H::CENTRE - I::WIDE_OFFSET } else { H::CENTRE };
     let count = GROUPS / H::PARTS;
+    let q = weights.values(isa, index, part);
     let mut sums = [isa.splat_i32(0); N];
     for byte in 0..BYTES {
         for t in 0..N {

@@ -4,7 +4,8 @@
 //!
 //! - `streams`: 1, 2, 4 ... 32 streams at a time, and one sequence without an engine;
 //! - `prefix`: the second of two prompts that begin alike beside the first;
-//! - `beside`: short prompts while a long one is computed, beside short prompts alone, and what that costs the long one.
+//! - `beside`: short prompts while a long one is computed, beside short prompts alone, and what that costs the long one;
+//!   with numbers, prompts of so many tokens (16 and 32).
 
 use std::error::Error;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const ROUNDS: u32 = 3;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().ok_or("usage: serve_speed MODEL.gguf [streams|prefix|beside]...")?;
+    let path = arguments.next().ok_or("usage: serve_speed MODEL.gguf [streams|prefix|beside|TOKENS]...")?;
     let parts: Vec<String> = arguments.collect();
     let runs = |part: &str| parts.is_empty() || parts.iter().any(|other| other == part);
     let gguf = Gguf::open(path)?;
@@ -48,7 +49,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         prefix(&handle)?;
     }
     if runs("beside") {
-        for tokens in [16, 32] {
+        let asked: Vec<usize> = parts.iter().filter_map(|part| part.parse().ok()).collect();
+        let lengths = if asked.is_empty() { vec![16, 32] } else { asked };
+        for tokens in lengths {
             beside(&handle, tokens)?;
         }
     }
@@ -98,45 +101,56 @@ fn prefix(handle: &EngineHandle) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A long prompt alone, short ones alone, and both together.
+/// A long prompt alone, short ones alone, and both together, in turns.
 fn beside(handle: &EngineHandle, tokens: usize) -> Result<(), Box<dyn Error>> {
-    let salt = 1000 * tokens as u32;
-    let mut alone: Vec<f64> = (0..15)
-        .map(|i| Ok(first_token(handle, prompt(tokens, salt + i))?.as_secs_f64()))
-        .collect::<Result<_, Box<dyn Error>>>()?;
-    alone.sort_by(f64::total_cmp);
-    let idle = median(&alone);
-    let long_alone = first_token(handle, prompt(4000, salt + 99))?;
-    let long = handle.submit(request(prompt(4000, salt + 98), 1))?;
-    let start = Instant::now();
-    let long = std::thread::spawn(move || {
-        long.for_each(drop);
-        start.elapsed()
-    });
-    let mut beside = Vec::new();
-    while !long.is_finished() {
-        let i = beside.len() as u32;
-        beside.push(first_token(handle, prompt(tokens, salt + 100 + i))?.as_secs_f64() / idle);
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let (mut long_alone, mut long_beside) = (Vec::new(), Vec::new());
+    let mut salt = 1000 * tokens as u32;
+    let mut short = |all: &mut Vec<f64>| -> Result<(), Box<dyn Error>> {
+        salt += 1;
         // Not in step with the engine's.
-        std::thread::sleep(Duration::from_millis(u64::from(i * 37 % 90)));
+        std::thread::sleep(Duration::from_millis(u64::from(salt * 37 % 90)));
+        all.push(first_token(handle, prompt(tokens, salt))?.as_secs_f64());
+        Ok(())
+    };
+    for round in 0..ROUNDS {
+        for _ in 0..40 {
+            short(&mut alone)?;
+        }
+        let long = |which| prompt(4000, 1_000_000 + 100 * tokens as u32 + 2 * round + which);
+        long_alone.push(first_token(handle, long(0))?.as_secs_f64());
+        let long = handle.submit(request(long(1), 1))?;
+        let start = Instant::now();
+        let long = std::thread::spawn(move || {
+            long.for_each(drop);
+            start.elapsed()
+        });
+        while !long.is_finished() {
+            short(&mut beside)?;
+        }
+        // It may have run alone.
+        beside.pop();
+        long_beside.push(long.join().map_err(|_| "the long prompt")?.as_secs_f64());
     }
-    let long_beside = long.join().map_err(|_| "the long prompt")?;
-    // The last may have run alone.
-    beside.pop();
-    beside.sort_by(f64::total_cmp);
-    let part = |part: f64| beside.get((beside.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN);
+    let idle = median(&alone);
+    for (what, times) in [("alone", &mut alone), ("beside a long prompt", &mut beside)] {
+        times.sort_by(f64::total_cmp);
+        let part =
+            |part: f64| times.get((times.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN) / idle;
+        println!(
+            "{tokens} tokens {what}: first token after {:.2} times {:.1} ms in the median, {:.2} for 90%, {:.2} for 99%, {:.2} at worst ({} prompts)",
+            part(0.5),
+            1e3 * idle,
+            part(0.9),
+            part(0.99),
+            part(1.0 - f64::EPSILON),
+            times.len(),
+        );
+    }
     println!(
-        "{tokens} tokens: first token after {:.1} ms alone ({:.1} at worst); beside a long prompt {:.2} times that in the median, {:.2} for 99%, {:.2} at worst ({} prompts)",
-        1e3 * idle,
-        1e3 * alone.last().copied().unwrap_or_default(),
-        part(0.5),
-        part(0.99),
-        part(1.0 - f64::EPSILON),
-        beside.len(),
-    );
-    println!(
-        "4000 tokens: first token after {long_alone:.2?} alone, {long_beside:.2?} beside short ones; chunk {}",
-        handle.stats().chunk
+        "4000 tokens: first token after {:.2} s alone, {:.2} s beside short ones",
+        median(&long_alone),
+        median(&long_beside),
     );
     Ok(())
 }

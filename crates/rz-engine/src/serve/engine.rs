@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rz_model::Forward;
 use rz_tokenizer::Tokenizer;
 
 use super::pass::Pass;
-use super::schedule::{Chunk, Prompt, Rank, Sharing};
+use super::schedule::{Pace, Planned, Prompt, Rank, Sharing};
 use super::sequence::{self, Sequence, Tools};
 use super::{
     EngineOptions, EngineStats, Event, EventKind, FinishReason, GroupStats, Limits, Refusal, Request,
@@ -18,9 +18,6 @@ use crate::cache::{Copy, KvCache, Table};
 
 /// Logits that one pass may compute for prompts, in bytes.
 const MAX_LOGITS: usize = 64 << 20;
-
-/// Where several requests were there at a time, more are expected for so long.
-const CROWD: Duration = Duration::from_secs(1);
 
 /// Runs many requests over one model, a step at a time.
 ///
@@ -43,12 +40,10 @@ pub struct Engine {
     /// Events of what happened between steps.
     ready: Vec<Event>,
     next_id: u64,
-    chunk: Chunk,
+    pace: Pace,
     sharing: Sharing,
-    /// When several requests were there last.
-    crowded: Option<Instant>,
-    /// When the last step began, and how many tokens of prompts and of answers it took, if another follows it.
-    last: Option<(Instant, [usize; 2])>,
+    /// When the last step began, and what it computed, if another follows it.
+    last: Option<(Instant, Planned)>,
     /// The time of the last step.
     pub(super) now: Option<Instant>,
     pub(super) pass: Pass,
@@ -97,9 +92,8 @@ impl Engine {
             live: BTreeMap::new(),
             ready: Vec::new(),
             next_id: 0,
-            chunk: Chunk::new(options.target_step, options.min_chunk, most),
+            pace: Pace::new(options.target_step, options.min_chunk, most),
             sharing: Sharing::default(),
-            crowded: None,
             last: None,
             now: None,
             pass: Pass::default(),
@@ -169,8 +163,8 @@ impl Engine {
     pub fn step_with(&mut self, mut clock: impl FnMut() -> Instant) -> Vec<Event> {
         let now = clock();
         self.now = Some(now);
-        if let Some((before, [prompts, answers])) = self.last.take() {
-            self.chunk.took(prompts, answers, now.saturating_duration_since(before));
+        if let Some((before, planned)) = self.last.take() {
+            self.pace.took(planned, now.saturating_duration_since(before));
         }
         let mut events = std::mem::take(&mut self.ready);
         self.see_arrivals(now);
@@ -180,7 +174,6 @@ impl Engine {
             &mut events,
         );
         self.admit(now, &mut events);
-        self.watch_crowd(now);
         let planned = self.plan(&mut events);
         self.compute(&mut clock, &mut events);
         let tokens = events.iter().filter(|event| matches!(event.kind, EventKind::Token { .. }));
@@ -207,7 +200,7 @@ impl Engine {
             running: self.running.len(),
             groups: groups.collect(),
             evictions: self.cache.evictions(),
-            chunk: self.chunk.size(),
+            chunk: self.pace.chunk(),
             ..self.stats.clone()
         }
     }
@@ -217,15 +210,6 @@ impl Engine {
         for sequence in self.waiting.values_mut() {
             sequence.arrived.get_or_insert(now);
         }
-    }
-
-    /// Steps may take longer where one request has the engine to itself, and had for a while.
-    fn watch_crowd(&mut self, now: Instant) {
-        if self.live.len() > 1 {
-            self.crowded = Some(now);
-        }
-        let calm = self.crowded.is_none_or(|last| now.saturating_duration_since(last) >= CROWD);
-        self.chunk.set_calm(calm);
     }
 
     /// Ends all answers of which this is true.
@@ -372,26 +356,31 @@ impl Engine {
         self.waiting.insert(sequence.rank(), sequence);
     }
 
-    /// Decides how many tokens of each sequence are computed, and takes the blocks for them. Returns how many of
-    /// them are tokens of prompts, and of answers.
-    fn plan(&mut self, events: &mut Vec<Event>) -> [usize; 2] {
+    /// Decides how many tokens of each sequence are computed, and takes the blocks for them.
+    fn plan(&mut self, events: &mut Vec<Event>) -> Planned {
+        let mut planned = Planned::default();
         // Answers that are being generated: one token each, in order.
-        let (mut at, mut decoding) = (0, 0);
+        let mut at = 0;
         while at < self.running.len() {
             self.running[at].planned = 0;
             if self.running[at].left() == 1 {
-                decoding += self.make_room(at, 1);
+                planned.add(self.make_room(at, 1), self.running[at].computed());
             }
             at += 1;
         }
         // Prompts, with what is left of the batch.
         let unplanned = self.running.iter().filter(|sequence| sequence.planned == 0);
-        let prompts: Vec<Prompt> =
-            unplanned.map(|s| Prompt { priority: s.job.priority, left: s.left() }).collect();
-        let budget = self.chunk.size().min(self.model.max_batch().saturating_sub(decoding));
-        self.sharing.share(&prompts, budget, self.chunk.least(), &mut self.shares);
+        let prompts = unplanned.map(|sequence| Prompt {
+            priority: sequence.job.priority,
+            left: sequence.left(),
+            cost: self.pace.cost(sequence.computed()),
+        });
+        let prompts: Vec<Prompt> = prompts.collect();
+        let [least, most] = self.pace.limits();
+        let most = most.min(self.model.max_batch().saturating_sub(planned.tokens));
+        self.sharing.share(&prompts, self.pace.budget(), [least, most], &mut self.shares);
         let mut rows = (MAX_LOGITS / size_of::<f32>() / self.model.vocabulary().max(1)).max(1);
-        let (mut at, mut prompt, mut taken) = (0, 0, 0);
+        let (mut at, mut prompt) = (0, 0);
         while at < self.running.len() {
             if self.running[at].planned == 0 {
                 let mut tokens = self.shares[prompt];
@@ -399,7 +388,9 @@ impl Engine {
                     tokens = tokens.min(rows);
                     rows -= tokens;
                 }
-                taken += self.make_room(at, tokens);
+                let tokens = self.make_room(at, tokens);
+                planned.add(tokens, self.running[at].computed());
+                planned.prompts += tokens;
                 prompt += 1;
             }
             at += 1;
@@ -409,7 +400,7 @@ impl Engine {
             let sequence = self.running.remove(0);
             self.end(sequence, FinishReason::Length { context_full: true }, events);
         }
-        [taken, decoding]
+        planned
     }
 
     /// Takes the blocks for up to so many further tokens of a sequence, at the expense of those that come after it,

@@ -160,8 +160,7 @@ pub struct EngineOptions {
     /// Tokens that a sequence can have; without it, what the storage of keys and values holds.
     pub context: Option<usize>,
     /// How long a step may compute prompts: they are cut into chunks so that those who read along, and those who
-    /// come, wait no longer. As long as a short prompt takes it may in any case, and for twice as long where one
-    /// request has been alone for a while.
+    /// come, wait no longer. As long as a short prompt takes it may in any case.
     pub target_step: Duration,
     /// The shortest chunk that prompts are cut into to keep the target.
     pub min_chunk: usize,
@@ -181,7 +180,7 @@ impl Default for EngineOptions {
             max_logprobs: 20,
             context: None,
             target_step: Duration::from_millis(10),
-            min_chunk: 16,
+            min_chunk: 8,
             max_chunk: None,
             identity: String::new(),
         }

@@ -38,172 +38,269 @@ pub(super) struct Prompt {
     pub(super) priority: i32,
     /// Tokens that are left.
     pub(super) left: usize,
+    /// What each of the next ones takes, in parts of what one at the beginning takes: see [`Pace::cost`].
+    pub(super) cost: usize,
 }
 
-/// Shares the tokens of steps out among prompts.
+/// Shares the time of steps out among prompts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sharing {
-    /// Tokens that the first in order is short of its part.
+    /// What the first in order is short of its part.
     owed: usize,
+    /// Whether the last step was for others that ended with it, though something was owed.
+    put_off: bool,
     order: Vec<usize>,
 }
 
 impl Sharing {
-    /// Shares up to `budget` tokens out among prompts, which come in order of rank.
+    /// Shares a step that may take as long as `budget` out among prompts, which come in order of rank: at most
+    /// `most` tokens, and at least `least` of those that come first.
     ///
     /// Those of the highest priority come first, and of those the ones with the least left: the short need not wait
-    /// for the long. Nor do those that end with this step wait for parts of others: these only fill it up to `least`
-    /// tokens. But however many short ones come, a quarter of all tokens is for the first in order. What it misses
-    /// is owed to it, and it gets half a step as soon as it is as much.
-    pub(super) fn share(&mut self, prompts: &[Prompt], budget: usize, least: usize, shares: &mut Vec<usize>) {
+    /// for the long. Nor do those that end with this step wait for parts of others, which only fill it up to its
+    /// half. But however many short ones come, a quarter of all time is for the first in order. What it misses is
+    /// owed to it, and as soon as that is half a step, it gets it: with the next step that no other ends with, or
+    /// the one after the next.
+    pub(super) fn share(
+        &mut self,
+        prompts: &[Prompt],
+        budget: usize,
+        [least, most]: [usize; 2],
+        shares: &mut Vec<usize>,
+    ) {
         shares.clear();
         shares.resize(prompts.len(), 0);
         let Some(first) = prompts.first() else { return };
-        let half = budget.div_ceil(2);
-        if self.owed >= half {
-            shares[0] = first.left.min(half);
-        }
-        let mut taken = shares[0];
         self.order.clear();
         self.order.extend(0..prompts.len());
         self.order.sort_by_key(|i| (Reverse(prompts[*i].priority), prompts[*i].left, *i));
-        let mut some_end = false;
-        for &i in &self.order {
-            let wanted = prompts[i].left - shares[i];
-            let mut more = wanted.min(budget - taken);
-            let ends = more == wanted;
-            if some_end && !ends {
-                more = more.min(least.saturating_sub(taken));
-            }
-            some_end |= ends;
-            shares[i] += more;
-            taken += more;
+        let (mut time, mut tokens, mut some_end) = (0, 0, false);
+        let next = &prompts[self.order[0]];
+        let ends = self.order[0] != 0 && next.left * next.cost <= budget;
+        let half = budget.div_ceil(2);
+        if self.owed >= half && (self.put_off || !ends) {
+            shares[0] = (self.owed.min(budget) / first.cost).max(least).min(first.left).min(most);
+            (time, tokens) = (shares[0] * first.cost, shares[0]);
         }
-        self.owed = (self.owed + (taken - shares[0]).div_ceil(3)).saturating_sub(shares[0]);
+        self.put_off = ends && shares[0] == 0;
+        for &i in &self.order {
+            let prompt = &prompts[i];
+            let wanted = prompt.left - shares[i];
+            let room = budget.saturating_sub(time);
+            let mut more = room / prompt.cost;
+            if more < wanted {
+                more = whole(if some_end { half.saturating_sub(time) } else { room }, prompt.cost);
+            }
+            if tokens == 0 {
+                more = more.max(least);
+            }
+            more = more.min(wanted).min(most - tokens);
+            some_end |= more == wanted;
+            shares[i] += more;
+            time += more * prompt.cost;
+            tokens += more;
+        }
+        let of_first = shares[0] * first.cost;
+        self.owed = (self.owed + (time - of_first).div_ceil(3)).saturating_sub(of_first);
     }
 }
 
-/// How many tokens of prompts a step takes. Whoever comes waits for the step that is being done, so it should take no
-/// longer than a short prompt does, wherever in a long one it is.
+/// Tokens of this cost that there is time for: whole tiles of them, if it is at least one.
+fn whole(time: usize, cost: usize) -> usize {
+    let tokens = time / cost;
+    if tokens < TILE { tokens } else { tokens / TILE * TILE }
+}
+
+/// How long steps take, learned from those that were done, and how long they may take: whoever comes waits for the
+/// step that is being done, so it should take no longer than a short prompt does, wherever in a long one it is.
+///
+/// A token costs the same at the beginning of every prompt, and more the more positions it sees.
 #[derive(Clone, Debug)]
-pub(super) struct Chunk {
+pub(super) struct Pace {
     target: Duration,
     least: usize,
     most: usize,
-    size: usize,
-    /// The least seconds that a token took.
-    best: Option<f64>,
-    /// How many times as long a step may take.
-    factor: usize,
+    /// The least seconds that a token at the beginning of a prompt took.
+    token: Option<f64>,
+    /// Seconds beyond those, and the positions that were seen in them.
+    beyond: f64,
+    seen: f64,
 }
 
-/// The chunk as long as no step was measured.
-const FIRST_CHUNK: usize = 32;
+/// Tokens, at the beginning of a prompt, that a step may take time for in any case. With a prompt of 16 after it that
+/// makes two and a half times as long as that prompt takes alone.
+const SHORT: f64 = 24.0;
 
-/// A short prompt.
-const SHORT: f64 = 32.0;
+/// What a token at the beginning of a prompt costs.
+const COST: f64 = 16.0;
 
-/// How many times as long a step may take when nobody else was there for a while.
-const CALM: usize = 2;
+/// Products compute multiples of so many tokens well.
+const TILE: usize = 4;
 
 /// What the best time loses with every step: a machine may become slower for good.
-const FORGET: f64 = 1.0 / 1024.0;
+const FORGET: f64 = 1.0 / 64.0;
 
-impl Chunk {
-    pub(super) fn new(target: Duration, least: usize, most: usize) -> Chunk {
+/// Tokens that see so many positions take about as long as the first.
+const BEGINNING: f64 = 64.0;
+
+/// Positions whose time is remembered: those of a second or so.
+const REMEMBER: f64 = 500_000.0;
+
+impl Pace {
+    pub(super) fn new(target: Duration, least: usize, most: usize) -> Pace {
         let most = most.max(1);
-        let least = least.clamp(1, most);
-        Chunk { target, least, most, size: FIRST_CHUNK.clamp(least, most), best: None, factor: 1 }
+        Pace { target, least: least.clamp(1, most), most, token: None, beyond: 0.0, seen: 0.0 }
     }
 
-    /// Says whether steps hold up nobody, as far as can be foreseen: then they may be longer, which is more efficient.
-    pub(super) fn set_calm(&mut self, calm: bool) {
-        self.factor = if calm { CALM } else { 1 };
+    /// What steps cost at most, but for [`least`](Self::least).
+    pub(super) fn budget(&self) -> usize {
+        let target = self.token.map_or(0.0, |token| self.target.as_secs_f64() / token);
+        (COST * target.max(SHORT).clamp(self.least as f64, self.most as f64)) as usize
     }
 
-    /// What a step takes at most.
-    pub(super) fn size(&self) -> usize {
-        (self.factor * self.size).min(self.most)
+    /// What a token costs that sees so many positions before it.
+    pub(super) fn cost(&self, positions: usize) -> usize {
+        let more = self.token.map_or(0.0, |token| positions as f64 * self.of_position() / token);
+        (COST * (1.0 + more)).round() as usize
     }
 
-    /// What a step may take in any case.
-    pub(super) fn least(&self) -> usize {
-        self.least
+    /// Tokens of a prompt, at its beginning, that a step takes at most.
+    pub(super) fn chunk(&self) -> usize {
+        self.budget() / COST as usize
     }
 
-    /// Takes note that a step took so long, with so many tokens of prompts and one each of so many answers.
-    pub(super) fn took(&mut self, prompt_tokens: usize, answers: usize, time: Duration) {
-        if prompt_tokens == 0 || time.is_zero() {
+    /// Tokens of prompts that a step may take in any case, and at most.
+    pub(super) fn limits(&self) -> [usize; 2] {
+        [self.least, self.most]
+    }
+
+    fn of_position(&self) -> f64 {
+        self.beyond / self.seen.max(1.0)
+    }
+
+    /// Takes note that a step took so long, of which so many tokens were of prompts.
+    pub(super) fn took(&mut self, step: Planned, time: Duration) {
+        if step.prompts < self.least || time.is_zero() {
             return;
         }
-        let of_token = time.as_secs_f64() / (prompt_tokens + answers) as f64;
-        if prompt_tokens >= self.least {
-            self.best = Some(self.best.map_or(of_token, |best| of_token.min(best * (1.0 + FORGET))));
+        let (time, tokens, seen) = (time.as_secs_f64(), step.tokens as f64, step.positions as f64);
+        match self.token {
+            Some(token) if seen > BEGINNING * tokens => {
+                let (least, expected) = (tokens * token, seen * self.of_position());
+                // One odd step is not to be believed.
+                self.beyond += (time - least).clamp(0.0, least + 2.0 * expected);
+                self.seen += seen;
+                let kept = (REMEMBER / self.seen).min(1.0);
+                (self.beyond, self.seen) = (kept * self.beyond, kept * self.seen);
+            }
+            token => {
+                let forgetting = token.unwrap_or(f64::INFINITY) * (1.0 + FORGET);
+                self.token = Some(forgetting.min(time / tokens));
+            }
         }
-        let short = SHORT * self.best.unwrap_or(0.0);
-        let target = self.target.as_secs_f64().max(short) * self.factor as f64;
-        let (size, taken) = (self.size(), of_token * prompt_tokens as f64);
-        // A step that computed less says nothing about one that would compute more.
-        if prompt_tokens < size && taken <= target {
-            return;
-        }
-        // Never more than twice or half: one odd step is not to be believed.
-        let size = prompt_tokens.min(size) as f64 * (target / taken).clamp(0.5, 2.0);
-        self.size = (size as usize / self.factor).clamp(self.least, self.most);
+    }
+}
+
+/// What a step computes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Planned {
+    pub(super) tokens: usize,
+    /// Those of them that are of prompts.
+    pub(super) prompts: usize,
+    /// The positions that they see, all together.
+    pub(super) positions: usize,
+}
+
+impl Planned {
+    /// So many more tokens, which come after so many positions.
+    pub(super) fn add(&mut self, tokens: usize, after: usize) {
+        self.tokens += tokens;
+        self.positions += tokens * after + tokens * tokens.saturating_sub(1) / 2;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn prompt(priority: i32, left: usize) -> Prompt {
-        Prompt { priority, left }
+    fn prompt(priority: i32, left: usize, cost: usize) -> Prompt {
+        Prompt { priority, left, cost }
     }
 
     fn prompts() -> impl Strategy<Value = Vec<Prompt>> {
-        prop::collection::vec(
-            (0i32..3, 1usize..500).prop_map(|(priority, left)| prompt(priority, left)),
-            0..20,
-        )
+        let prompt = (0i32..3, 1usize..500, 16usize..100)
+            .prop_map(|(priority, left, cost)| prompt(priority, left, cost));
+        prop::collection::vec(prompt, 0..20)
+    }
+
+    fn time(shares: &[usize], prompts: &[Prompt]) -> usize {
+        shares.iter().zip(prompts).map(|(share, prompt)| share * prompt.cost).sum()
     }
 
     proptest! {
         #[test]
-        fn nothing_is_wasted_and_nobody_gets_more_than_is_left(
-            steps in prop::collection::vec((prompts(), 0usize..600), 1..20),
-            least in 0usize..60,
+        fn a_step_is_as_long_as_it_may_be_and_no_longer(
+            steps in prop::collection::vec((prompts(), 1usize..5000), 1..20),
+            least in 1usize..20,
+            most in 20usize..600,
         ) {
             let (mut sharing, mut shares) = (Sharing::default(), vec![]);
             for (prompts, budget) in steps {
-                sharing.share(&prompts, budget, least, &mut shares);
+                sharing.share(&prompts, budget, [least, most], &mut shares);
                 prop_assert_eq!(shares.len(), prompts.len());
-                let (taken, left): (usize, usize) = (shares.iter().sum(), prompts.iter().map(|p| p.left).sum());
-                prop_assert!(taken <= budget);
                 prop_assert!(shares.iter().zip(&prompts).all(|(share, prompt)| *share <= prompt.left));
-                // A step is cut short for the sake of those that end with it only.
-                let ends = shares.iter().zip(&prompts).any(|(share, prompt)| *share == prompt.left);
-                prop_assert!(taken == budget.min(left) || (ends && taken >= least.min(budget).min(left)));
+                let (tokens, time) = (shares.iter().sum::<usize>(), time(&shares, &prompts));
+                prop_assert!(tokens <= most && (time <= budget || tokens <= least));
+                prop_assert!(prompts.is_empty() || tokens > 0);
+                // It is cut short for the sake of those that end with it, and of whole tiles.
+                let all = shares.iter().zip(&prompts);
+                let ends = all.clone().any(|(share, prompt)| *share == prompt.left);
+                let next = all.filter(|(share, prompt)| *share < &prompt.left).map(|(_, prompt)| prompt.cost);
+                let room = next.min().unwrap_or(usize::MAX).saturating_mul(TILE);
+                prop_assert!(ends || time + room > budget || tokens + TILE > most);
             }
         }
 
-        /// By definition: a quarter of all that is computed while it is the first, but for less than two steps.
+        /// By definition: a quarter of all time while it is the first, but for less than two steps.
         #[test]
         fn the_first_in_order_gets_a_quarter_whatever_comes(
             steps in prop::collection::vec(prompts(), 1..200),
-            budget in 1usize..100,
-            least in 0usize..60,
+            cost in 16usize..100,
+            budget in 1usize..2000,
+            least in 1usize..20,
         ) {
             let (mut sharing, mut shares) = (Sharing::default(), vec![]);
             let (mut of_first, mut of_all) = (0, 0);
             for others in steps {
-                let prompts = [vec![prompt(0, 100_000)], others].concat();
-                sharing.share(&prompts, budget, least, &mut shares);
-                of_first += shares[0];
-                of_all += shares.iter().sum::<usize>();
-                prop_assert!(4 * (of_first + 2 * budget) >= of_all, "{} of {}", of_first, of_all);
+                let prompts = [vec![prompt(0, 100_000, cost)], others].concat();
+                sharing.share(&prompts, budget, [least, 1000], &mut shares);
+                of_first += shares[0] * cost;
+                of_all += time(&shares, &prompts);
+                let step = budget.max(100 * least);
+                prop_assert!(4 * (of_first + 2 * step) >= of_all, "{} of {}", of_first, of_all);
+            }
+        }
+
+        /// A step that others end with is not made longer for the first, unless the one before was not, either.
+        #[test]
+        fn debts_are_paid_between_those_that_end(
+            lengths in prop::collection::vec(0usize..=32, 1..200),
+            cost in 16usize..100,
+        ) {
+            let (mut sharing, mut shares) = (Sharing::default(), vec![]);
+            let mut put_off = false;
+            for short in lengths {
+                let mut prompts = vec![prompt(0, 100_000, cost)];
+                prompts.extend((short > 0).then(|| prompt(0, short, 16)));
+                sharing.share(&prompts, 32 * 16, [4, 512], &mut shares);
+                let longer = short > 0 && shares[0] > 0 && time(&shares, &prompts) > 16 * 16;
+                prop_assert!(put_off || !longer);
+                prop_assert!(longer || short == 0 || shares[1] == short);
+                put_off = short > 0 && !longer;
             }
         }
 
@@ -233,70 +330,97 @@ mod tests {
     #[test]
     fn short_prompts_do_not_wait_for_long_ones() {
         let (mut sharing, mut shares) = (Sharing::default(), vec![]);
-        sharing.share(&[prompt(0, 4000), prompt(0, 100), prompt(0, 20)], 64, 16, &mut shares);
-        assert_eq!(shares, [0, 0, 20]);
-        sharing.share(&[prompt(0, 4000), prompt(0, 100)], 64, 16, &mut shares);
-        assert_eq!(shares, [0, 64]);
-        // What they took is made up for a little later.
-        sharing.share(&[prompt(0, 4000), prompt(0, 36), prompt(0, 40)], 64, 16, &mut shares);
-        assert_eq!(shares, [0, 36, 0]);
-        sharing.share(&[prompt(0, 4000), prompt(0, 40), prompt(0, 20)], 64, 16, &mut shares);
-        assert_eq!(shares, [32, 0, 20]);
+        let mut share = |prompts: &[Prompt]| {
+            sharing.share(prompts, 32 * 16, [4, 512], &mut shares);
+            shares.clone()
+        };
+        let long = prompt(0, 4000, 16);
+        assert_eq!(share(&[long, prompt(0, 100, 16), prompt(0, 20, 16)]), [0, 0, 20]);
+        assert_eq!(share(&[long, prompt(0, 100, 16)]), [0, 32]);
+        // What they took is made up for a little later, and not twice.
+        assert_eq!(share(&[long, prompt(0, 20, 16)]), [0, 20]);
+        assert_eq!(share(&[long, prompt(0, 10, 16), prompt(0, 20, 16)]), [24, 8, 0]);
+        assert_eq!(share(&[long, prompt(0, 20, 16)]), [0, 20]);
         // A step that would be very short is filled up.
-        sharing.share(&[prompt(0, 4000), prompt(0, 5)], 64, 16, &mut shares);
-        assert_eq!(shares, [11, 5]);
-        sharing.share(&[prompt(1, 4000), prompt(0, 5)], 64, 16, &mut shares);
-        assert_eq!(shares, [64, 0]);
+        assert_eq!(share(&[long, prompt(0, 5, 16)]), [8, 5]);
+        // A token far into a prompt takes longer.
+        assert_eq!(share(&[prompt(0, 4000, 50)]), [8]);
+        assert_eq!(share(&[prompt(0, 4000, 70)]), [4]);
+        assert_eq!(share(&[prompt(0, 4000, 1000)]), [4]);
+        assert_eq!(share(&[prompt(1, 4000, 16), prompt(0, 5, 16)]), [32, 0]);
     }
 
-    /// The chunk on a machine that takes so many milliseconds for each token and for each step.
-    fn settle(chunk: &mut Chunk, per_token: f64, per_step: f64, calm: bool) -> usize {
-        chunk.set_calm(calm);
-        for _ in 0..60 {
-            let taken = per_step + per_token * (chunk.size() + 3) as f64;
-            chunk.took(chunk.size(), 3, Duration::from_secs_f64(taken / 1e3));
+    /// The pace on a machine that takes so many milliseconds for each step, token and thousand positions, after many
+    /// steps of one prompt.
+    fn settle(pace: &mut Pace, [step, token, positions]: [f64; 3], prompt: Range<usize>) {
+        let mut at = prompt.start;
+        while at < prompt.end {
+            let mut planned = Planned::default();
+            planned.add(3, 50);
+            let tokens = whole(pace.budget(), pace.cost(at)).max(pace.least);
+            planned.add(tokens, at);
+            planned.prompts = tokens;
+            let taken = step + token * planned.tokens as f64 + positions * planned.positions as f64 / 1e3;
+            pace.took(planned, Duration::from_secs_f64(taken / 1e3));
+            at += tokens;
         }
-        chunk.size()
     }
 
-    fn chunk() -> Chunk {
-        Chunk::new(Duration::from_millis(50), 8, 512)
-    }
-
-    #[test]
-    fn the_chunk_finds_the_target() {
-        assert!((95..=105).contains(&settle(&mut chunk(), 0.5, 0.0, false)));
-        assert!((75..=90).contains(&settle(&mut chunk(), 0.5, 10.0, false)));
-        assert!((170..=190).contains(&settle(&mut chunk(), 0.5, 10.0, true)));
-        assert_eq!(settle(&mut chunk(), 0.001, 0.0, false), 512);
-        assert_eq!(settle(&mut chunk(), 0.001, 0.0, true), 512);
-    }
-
-    /// Where the target is out of reach, it is the time of a short prompt that counts, wherever in a long one.
-    #[test]
-    fn on_a_slow_machine_a_step_takes_as_long_as_a_short_prompt() {
-        let mut chunk = chunk();
-        assert!((30..=33).contains(&settle(&mut chunk, 100.0, 0.0, false)));
-        assert!((60..=65).contains(&settle(&mut chunk, 100.0, 0.0, true)));
-        let deep = settle(&mut chunk, 200.0, 0.0, false);
-        assert!((15..=18).contains(&deep), "{deep}");
-        assert_eq!(settle(&mut chunk, 1000.0, 0.0, false), 8);
-        assert_eq!(settle(&mut chunk, 1000.0, 0.0, true), 16);
-        // In the end it is believed that the machine has become slower.
-        (0..100).for_each(|_| assert!(settle(&mut chunk, 1000.0, 0.0, false) >= 8));
-        assert!(chunk.size() >= 20, "{}", chunk.size());
+    fn pace() -> Pace {
+        Pace::new(Duration::from_millis(50), 4, 512)
     }
 
     #[test]
-    fn steps_that_were_not_full_do_not_shorten_or_lengthen_the_chunk() {
-        let mut chunk = chunk();
-        let before = chunk.size();
-        chunk.took(before, 0, Duration::from_millis(50));
-        assert_eq!(chunk.size(), before);
-        chunk.took(0, 5, Duration::from_secs(9));
-        chunk.took(before / 2, 0, Duration::from_millis(1));
-        assert_eq!(chunk.size(), before);
-        chunk.took(before / 2, 0, Duration::from_secs(1));
-        assert!(chunk.size() < before);
+    fn a_step_takes_as_long_as_it_may() {
+        let chunk = |machine| {
+            let mut pace = pace();
+            settle(&mut pace, machine, 0..4000);
+            pace.chunk()
+        };
+        assert!((95..=105).contains(&chunk([0.0, 0.5, 0.0])));
+        assert!((70..=90).contains(&chunk([10.0, 0.5, 0.0])));
+        assert_eq!(chunk([0.0, 0.001, 0.0]), 512);
+        // Where the target is out of reach, it is the time of a short prompt that counts.
+        assert_eq!(chunk([0.0, 100.0, 0.0]), 24);
+        assert_eq!(chunk([300.0, 100.0, 0.0]), 24);
+    }
+
+    #[test]
+    fn what_a_token_takes_is_known_wherever_it_is() {
+        for positions in [0.1, 0.5, 2.0] {
+            let machine = [3.0, 2.0, positions];
+            let (mut pace, at) = (pace(), [0, 100, 1000, 5000]);
+            settle(&mut pace, machine, 0..6000);
+            let foreseen = |pace: &Pace| {
+                let token = 1e3 * pace.token.unwrap_or(0.0);
+                at.map(|at| token * pace.cost(at) as f64 / COST / (2.0 + positions * at as f64 / 1e3))
+            };
+            assert!(foreseen(&pace).iter().all(|ratio| (0.9..1.3).contains(ratio)), "{:?}", foreseen(&pace));
+            // Short ones tell nothing of that.
+            (0..500).for_each(|_| settle(&mut pace, machine, 0..16));
+            assert!(foreseen(&pace).iter().all(|ratio| (0.9..1.3).contains(ratio)), "{:?}", foreseen(&pace));
+        }
+    }
+
+    #[test]
+    fn one_odd_step_is_not_to_be_believed() {
+        let mut pace = pace();
+        settle(&mut pace, [0.0, 2.0, 0.5], 0..4000);
+        let (budget, cost) = (pace.budget(), pace.cost(4000));
+        let planned = Planned { tokens: 16, prompts: 16, positions: 16 * 4000 };
+        pace.took(planned, Duration::from_secs(9));
+        pace.took(Planned { tokens: 3, prompts: 0, positions: 9 }, Duration::from_millis(1));
+        assert_eq!(pace.budget(), budget);
+        assert!((cost..cost * 3 / 2).contains(&pace.cost(4000)), "{} after {cost}", pace.cost(4000));
+    }
+
+    /// In the end it is believed that the machine has become slower.
+    #[test]
+    fn what_was_is_forgotten() {
+        let mut pace = Pace::new(Duration::from_millis(50), 4, 512);
+        settle(&mut pace, [0.0, 0.5, 0.0], 0..1000);
+        assert!(pace.chunk() >= 95);
+        (0..100).for_each(|_| settle(&mut pace, [0.0, 1.0, 0.0], 0..1000));
+        assert!((48..=52).contains(&pace.chunk()), "{}", pace.chunk());
     }
 }

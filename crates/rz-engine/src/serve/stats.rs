@@ -36,7 +36,7 @@ pub struct EngineStats {
     pub timed_out: u64,
     /// Answers that ended in any way.
     pub finished: u64,
-    /// Tokens of prompts that a step takes at most, at the moment.
+    /// Tokens of a prompt's beginning that a step takes at most, at the moment.
     pub chunk: usize,
 }
 

@@ -322,8 +322,8 @@ fn a_long_prompt_does_not_starve() {
         answers.take(engine.step(now));
         steps += 1;
     }
-    // A quarter of what a step computes, up to 32 tokens.
-    assert!((100..=170).contains(&steps), "{steps}");
+    // A quarter of what a step computes, 20 tokens or so.
+    assert!((160..=230).contains(&steps), "{steps}");
 }
 
 /// Those who read along get a token with every step, while a long prompt is computed in chunks; short prompts that

@@ -155,7 +155,7 @@ fn deadlines_end_what_runs_and_what_waits() {
     let start = Instant::now();
     let mut ids = vec![];
     for after in [20, 10, 1000] {
-        let mut late = request(text(30, 0, 1), 40);
+        let mut late = request(text(20, 0, 1), 40);
         late.deadline = Some(start + Duration::from_millis(after));
         ids.push(engine.submit(late).unwrap());
     }
@@ -173,7 +173,7 @@ fn deadlines_end_what_runs_and_what_waits() {
     }
     assert_eq!(ended, [(ids[1], 10), (ids[0], 20), (ids[2], 59)]);
     assert_eq!(answers.of(ids[0]).reason(), &FinishReason::Deadline);
-    assert_eq!(answers.of(ids[0]).tokens, continuation(&text(30, 0, 1), &greedy(), 0, 20));
+    assert_eq!(answers.of(ids[0]).tokens, continuation(&text(20, 0, 1), &greedy(), 0, 20));
     assert_eq!(engine.stats().timed_out, 2);
     assert_empty(&engine);
 }

@@ -28,6 +28,8 @@ pub(crate) struct Fake {
 pub(crate) struct Log {
     /// Tokens, sequences and rows of logits of each batch.
     pub(crate) batches: Vec<(usize, usize, usize)>,
+    /// Positions before the tokens of all batches.
+    pub(crate) positions: usize,
 }
 
 pub(crate) fn group(window: Option<usize>, blocks: usize) -> KvGroup {
@@ -132,7 +134,10 @@ impl Forward for Fake {
         }
         let rows = batch.outputs.iter().filter(|want| **want == Want::Logits).count();
         let sequences = batch.tables.len() / self.groups.len();
-        self.log.lock().unwrap().batches.push((batch.tokens.len(), sequences, rows));
+        let mut log = self.log.lock().unwrap();
+        log.batches.push((batch.tokens.len(), sequences, rows));
+        log.positions += batch.positions.iter().sum::<u32>() as usize;
+        drop(log);
         out.logits.clear();
         out.hidden.clear();
         for (at, (&token, &position)) in batch.tokens.iter().zip(batch.positions).enumerate() {

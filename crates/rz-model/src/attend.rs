@@ -1,6 +1,6 @@
 //! Attention of one layer: which thread computes which queries over which positions.
 
-use rz_kernels::{KvFormat, MAX_HEAD, QUERIES, Query, attend, attend_span, merge_spans, span_row};
+use rz_kernels::{KvFormat, MAX_HEAD, QUERIES, Query, Split, attend, attend_span, merge_spans, span_row};
 
 use crate::ModelSpec;
 use crate::kv::LayerView;
@@ -90,9 +90,12 @@ pub(crate) fn attend_layer<F: KvFormat>(pass: &mut Pass<'_, '_>, spec: &Attentio
     }
 
     // Many tokens are shared out themselves. Heads of a group and neighbouring tokens of
-    // a sequence read the same keys and values, so they go together.
-    pass.team.rows(gathered, out_row, |first, rows| {
-        let last = first + rows.len() / out_row;
+    // a sequence read the same keys and values, so they go together: as many as fill whole tiles.
+    let threads = pass.team.threads();
+    let block = tokens.div_ceil(4 * threads).next_multiple_of(QUERIES).min(tokens.div_ceil(threads));
+    let rows = Split { data: gathered, columns: out_row, grain: out_row };
+    pass.team.blocks(block, [rows], |_, mut out| {
+        let (first, last) = (out.first_row(), out.first_row() + out.rows());
         let mut results = [0.0; QUERIES * MAX_HEAD];
         let mut flush = |kv_head: usize, tile: &[(usize, usize)]| {
             let Some(&(token, _)) = tile.first() else { return };
@@ -103,8 +106,8 @@ pub(crate) fn attend_layer<F: KvFormat>(pass: &mut Pass<'_, '_>, spec: &Attentio
             let results = &mut results[..tile.len() * spec.value_size];
             attend::<F>(kernels, kv.head(kv_head, token, batch), &queries[..tile.len()], results);
             for (&(token, head), result) in tile.iter().zip(results.chunks_exact(spec.value_size)) {
-                let at = (token - first) * out_row + head * spec.value_size;
-                rows[at..at + spec.value_size].copy_from_slice(result);
+                let at = head * spec.value_size;
+                out.row(token - first)[at..at + spec.value_size].copy_from_slice(result);
             }
         };
         for kv_head in 0..spec.kv_heads {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rz_model::Forward;
 use rz_tokenizer::Tokenizer;
@@ -18,6 +18,9 @@ use crate::cache::{Copy, KvCache, Table};
 
 /// Logits that one pass may compute for prompts, in bytes.
 const MAX_LOGITS: usize = 64 << 20;
+
+/// Where several requests were there at a time, more are expected for so long.
+const CROWD: Duration = Duration::from_secs(1);
 
 /// Runs many requests over one model, a step at a time.
 ///
@@ -42,6 +45,8 @@ pub struct Engine {
     next_id: u64,
     pace: Pace,
     sharing: Sharing,
+    /// When several requests were there last.
+    crowded: Option<Instant>,
     /// When the last step began, and what it computed, if another follows it.
     last: Option<(Instant, Planned)>,
     /// The time of the last step.
@@ -94,6 +99,7 @@ impl Engine {
             next_id: 0,
             pace: Pace::new(options.target_step, options.min_chunk, most),
             sharing: Sharing::default(),
+            crowded: None,
             last: None,
             now: None,
             pass: Pass::default(),
@@ -174,6 +180,7 @@ impl Engine {
             &mut events,
         );
         self.admit(now, &mut events);
+        self.watch_crowd(now);
         let planned = self.plan(&mut events);
         self.compute(&mut clock, &mut events);
         let tokens = events.iter().filter(|event| matches!(event.kind, EventKind::Token { .. }));
@@ -210,6 +217,15 @@ impl Engine {
         for sequence in self.waiting.values_mut() {
             sequence.arrived.get_or_insert(now);
         }
+    }
+
+    /// Steps may take longer where one request has the engine to itself, and had for a while.
+    fn watch_crowd(&mut self, now: Instant) {
+        if self.live.len() > 1 {
+            self.crowded = Some(now);
+        }
+        let calm = self.crowded.is_none_or(|last| now.saturating_duration_since(last) >= CROWD);
+        self.pace.set_calm(calm);
     }
 
     /// Ends all answers of which this is true.

@@ -160,7 +160,8 @@ pub struct EngineOptions {
     /// Tokens that a sequence can have; without it, what the storage of keys and values holds.
     pub context: Option<usize>,
     /// How long a step may compute prompts: they are cut into chunks so that those who read along, and those who
-    /// come, wait no longer. As long as a short prompt takes it may in any case.
+    /// come, wait no longer. As long as a short prompt takes it may in any case, and for twice as long where one
+    /// request has been alone for a while.
     pub target_step: Duration,
     /// The shortest chunk that prompts are cut into to keep the target.
     pub min_chunk: usize,

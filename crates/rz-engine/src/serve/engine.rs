@@ -20,7 +20,7 @@ use crate::cache::{Copy, KvCache, Table};
 const MAX_LOGITS: usize = 64 << 20;
 
 /// Where several requests were there at a time, more are expected for so long.
-const CROWD: Duration = Duration::from_secs(1);
+const CROWD: Duration = Duration::from_secs(30);
 
 /// Runs many requests over one model, a step at a time.
 ///

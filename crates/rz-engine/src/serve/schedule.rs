@@ -391,8 +391,20 @@ mod tests {
         assert!((70..=90).contains(&chunk([10.0, 0.5, 0.0])));
         assert_eq!(chunk([0.0, 0.001, 0.0]), 512);
         // Where the target is out of reach, it is the time of a short prompt that counts.
-        assert_eq!(chunk([0.0, 100.0, 0.0]), 24);
-        assert_eq!(chunk([300.0, 100.0, 0.0]), 24);
+        assert_eq!(chunk([0.0, 100.0, 0.0]), 20);
+        assert_eq!(chunk([300.0, 100.0, 0.0]), 20);
+    }
+
+    #[test]
+    fn a_step_that_holds_up_nobody_takes_twice_as_long() {
+        let mut pace = pace();
+        settle(&mut pace, [0.0, 0.5, 0.0], 0..4000);
+        let (crowded, cost) = (pace.chunk(), pace.cost(100));
+        pace.set_calm(true);
+        assert!((2 * crowded - 1..=2 * crowded + 1).contains(&pace.chunk()));
+        assert_eq!(pace.cost(100), cost);
+        pace.set_calm(false);
+        assert_eq!(pace.chunk(), crowded);
     }
 
     #[test]

@@ -76,7 +76,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// By definition: the time from when a short prompt comes until it has its first token, one after the other
-    /// with pauses between, beside how long one takes that comes alone.
+    /// with pauses between, beside how long one takes that comes alone. But for the first: the long one had been
+    /// alone before it, and nobody could know.
     #[test]
     fn a_short_prompt_takes_at_most_three_times_as_long_beside_a_long_one(
         token in 4e-4f64..0.1,
@@ -112,9 +113,12 @@ proptest! {
                 comes = run.now + alone * pauses.next().unwrap();
             }
         }
+        let first = waits.remove(0);
+        prop_assert!(first <= 4.5 * alone, "{} for the first, {} alone", first, alone);
         waits.sort_by(f64::total_cmp);
         let most = waits.iter().take((0.99 * waits.len() as f64).ceil() as usize).last();
-        prop_assert!(*most.unwrap() <= 3.0 * alone, "{:?} of {} waits, {} alone", most, waits.len(), alone);
+        let most = most.copied().unwrap_or(0.0);
+        prop_assert!(most <= 3.0 * alone, "{} of {} waits, {} alone", most, waits.len(), alone);
         let long_beside = run.now - begin - of_short;
         prop_assert!(long_beside <= 1.5 * long_alone, "{} and {}", long_beside, long_alone);
     }

@@ -116,7 +116,7 @@ proptest! {
         let first = waits.remove(0);
         prop_assert!(first <= 4.5 * alone, "{} for the first, {} alone", first, alone);
         waits.sort_by(f64::total_cmp);
-        let most = waits.iter().take((0.99 * waits.len() as f64).ceil() as usize).last();
+        let most = waits.iter().take((0.99 * waits.len() as f64).ceil() as usize).next_back();
         let most = most.copied().unwrap_or(0.0);
         prop_assert!(most <= 3.0 * alone, "{} of {} waits, {} alone", most, waits.len(), alone);
         let long_beside = run.now - begin - of_short;

@@ -218,8 +218,8 @@ async fn bodies_are_bounded_in_size_and_time() {
     assert_eq!((slow.status.as_u16(), &slow.json()["error"]["type"]), (408, &json!("timeout_error")));
 }
 
-/// A body that begins and then waits for ever.
-struct Begun(usize);
+/// A body that begins, says when more of it is asked for, and then waits for ever.
+struct Begun(usize, Option<tokio::sync::oneshot::Sender<()>>);
 
 impl http_body::Body for Begun {
     type Data = Bytes;
@@ -230,7 +230,10 @@ impl http_body::Body for Begun {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
         match std::mem::take(&mut self.0) {
-            0 => std::task::Poll::Pending,
+            0 => {
+                self.1.take().map(|begun| begun.send(()));
+                std::task::Poll::Pending
+            }
             bytes => std::task::Poll::Ready(Some(Ok(http_body::Frame::data(vec![b' '; bytes].into())))),
         }
     }
@@ -241,23 +244,33 @@ async fn large_bodies_share_the_room_for_them() {
     const MOST: usize = 1 << 20;
     let server = with_config(|config| config.max_body = MOST);
     let large = json!({ "prompt": "Hi", "user": "x".repeat(MOST / 2) }).to_string();
+    let status = async || server.post_text("/v1/completions", large.clone()).await.status;
     // What was answered takes no room any more.
     for _ in 0..40 {
-        assert_eq!(server.post_text("/v1/completions", large.clone()).await.status, 200);
+        assert_eq!(status().await, 200);
     }
-    let status = async || server.post_text("/v1/completions", large.clone()).await.status;
     let mut begun = Vec::new();
-    while status().await != 429 {
-        let request = Request::post("/v1/completions").body(Body::new(Begun(MOST))).unwrap();
-        begun.push(tokio::spawn(tower::ServiceExt::oneshot(server.routes.clone(), request)));
+    loop {
+        let (taken, is_taken) = tokio::sync::oneshot::channel();
+        let body = Body::new(Begun(MOST, Some(taken)));
+        let request = Request::post("/v1/completions").body(body).unwrap();
+        let answer = tokio::spawn(tower::ServiceExt::oneshot(server.routes.clone(), request));
+        // A body that is refused is dropped, and nothing is said.
+        if is_taken.await.is_err() {
+            assert_eq!(answer.await.unwrap().unwrap().status(), 429);
+            break;
+        }
+        begun.push(answer);
         assert!(begun.len() < 100, "there is no end of the room");
     }
+    assert_eq!(status().await, 429);
     // Small ones need none of it.
     assert_eq!(server.post("/v1/completions", &json!({ "prompt": "Hi" })).await.status, 200);
-    begun.iter().for_each(tokio::task::JoinHandle::abort);
-    while status().await != 200 {
-        tokio::task::yield_now().await;
+    for answer in begun {
+        answer.abort();
+        assert!(answer.await.unwrap_err().is_cancelled());
     }
+    assert_eq!(status().await, 200);
 }
 
 #[tokio::test]

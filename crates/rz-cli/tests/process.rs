@@ -121,6 +121,8 @@ fn a_signal_at_the_prompt_leaves_the_terminal_as_it_was() {
             screen.extend(said.recv_timeout(Duration::from_secs(300)).expect(sign));
         }
     };
+    // Pasted text is marked from when lines are edited on.
+    until("\x1b[?2004h");
     until("> ");
     assert_eq!(modes(), LocalModes::empty(), "lines are edited");
     signal(&child, "TERM");

@@ -190,7 +190,16 @@ impl<'a> PanelRef<'a> {
 
     // The panel that holds rows `16 * index..`, in units of 16 bits.
     pub(crate) fn panel(self, index: usize) -> &'a [u16] {
-        let size = self.columns / self.kind.block_columns() * self.kind.block_bytes() / 2;
-        &self.units[index * size..][..size]
+        &self.units[index * self.panel_units()..][..self.panel_units()]
+    }
+
+    // The panel after that, or nothing after the last one.
+    pub(crate) fn next_panel(self, index: usize) -> &'a [u16] {
+        let rest = &self.units[(index + 1) * self.panel_units()..];
+        &rest[..self.panel_units().min(rest.len())]
+    }
+
+    fn panel_units(self) -> usize {
+        self.columns / self.kind.block_columns() * self.kind.block_bytes() / 2
     }
 }

@@ -239,6 +239,7 @@ impl<P: Products> Isa for Avx2<P> {
             _mm256_and_si256(shifted, _mm256_set1_epi32((1 << count) - 1))
         });
         fn prefetch(line: &[u8; 64]) = _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        fn prefetch_far(line: &[u8; 64]) = _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
         fn store_bytes(v: [__m256i; 2], out: &mut [u8; 64]) = {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), v[0]);
             _mm256_storeu_si256(out.as_mut_ptr().add(32).cast(), v[1]);

@@ -83,6 +83,7 @@ impl Isa for Avx512Vnni {
             _mm512_set1_epi32((1 << count) - 1),
         );
         fn prefetch(line: &[u8; 64]) = _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        fn prefetch_far(line: &[u8; 64]) = _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
         fn load_bytes(x: &[u8; 64]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
         fn store_bytes(v: __m512i, out: &mut [u8; 64]) = _mm512_storeu_si512(out.as_mut_ptr().cast(), v);
         fn take_bits(v: __m512i, from: u32, to: u32, mask: u8) -> __m512i = {

@@ -99,6 +99,11 @@ pub trait Isa: Copy + Send + Sync + 'static {
         let _ = line;
     }
 
+    /// Asks for bytes that will be read later, into a larger cache than the nearest. Only a hint.
+    fn prefetch_far(self, line: &[u8; 64]) {
+        let _ = line;
+    }
+
     /// Bytes from memory.
     fn load_bytes(self, x: &[u8; 64]) -> Self::Bytes;
     /// Bytes to memory.

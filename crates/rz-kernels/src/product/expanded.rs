@@ -60,6 +60,7 @@ pub(super) fn expand<'a, I: Isa, H: Header, S: Source<H>>(
 
 impl<H: Header, S: Source<H>> Source<H> for Expanded<'_, H, S> {
     const LARGEST: i32 = S::LARGEST;
+    const FEWEST: usize = S::FEWEST;
 
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, index: usize, part: usize) -> Factors<I::F32> {

@@ -49,8 +49,11 @@ impl<H: Header, const BASE: usize, const EXTRA: usize, const BYTES: usize, const
             } else {
                 None
             };
-            for (token, tile) in x.tiles(out.first_row()..out.first_row() + out.rows()) {
-                let sums = &mut Sums { out: &mut *out, token, columns: at.clone() };
+            let next = lines_of(weights.next_panel(first / PANEL_ROWS));
+            let tokens = out.rows();
+            for (token, tile) in x.tiles(out.first_row()..out.first_row() + tokens) {
+                let part = next.len() * token / tokens..next.len() * (token + tile.tokens) / tokens;
+                let sums = &mut Sums { out: &mut *out, token, columns: at.clone(), next: &next[part] };
                 match (tile.tokens, &expanded) {
                     (8, Some(panel)) => some_tokens::<I, H, _, BYTES, SPAN, 8>(0, isa, panel, tile, sums),
                     (4, Some(panel)) => some_tokens::<I, H, _, BYTES, SPAN, 4>(0, isa, panel, tile, sums),
@@ -63,6 +66,17 @@ impl<H: Header, const BASE: usize, const EXTRA: usize, const BYTES: usize, const
     }
 }
 
+/// Units of a line of the cache.
+const LINE: usize = 64 / size_of::<u16>();
+
+/// The lines of the next panel, a share of which is asked for with each tile: the processor's own guesses
+/// come too late while it computes. Nothing, if two panels might not have room in the second level of cache.
+fn lines_of(panel: &[u16]) -> &[[u16; LINE]] {
+    const LARGEST: usize = 256 << 10;
+    let (lines, _) = panel.as_chunks();
+    if size_of_val(lines) > LARGEST { &[] } else { lines }
+}
+
 /// Tokens from which on it pays to expand panels.
 const ENOUGH: usize = 32;
 
@@ -70,6 +84,9 @@ const ENOUGH: usize = 32;
 pub(super) trait Source<H: Header> {
     /// The largest byte of values.
     const LARGEST: i32;
+
+    /// The fewest tokens beside which the next panel is asked for.
+    const FEWEST: usize;
 
     /// The factors of one part of block `index` of 32 columns.
     fn factors<I: Isa>(&self, isa: I, index: usize, part: usize) -> Factors<I::F32>;
@@ -89,6 +106,8 @@ struct Packed<'a, H, const BASE: usize, const EXTRA: usize> {
 
 impl<H: Header, const BASE: usize, const EXTRA: usize> Source<H> for Packed<'_, H, BASE, EXTRA> {
     const LARGEST: i32 = largest(H::TABLE, BASE + EXTRA);
+    // One or two tokens take as long as memory does, and then its own guesses serve best, but not for several planes.
+    const FEWEST: usize = if EXTRA > 0 { 1 } else { 4 };
 
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, index: usize, part: usize) -> Factors<I::F32> {
@@ -117,6 +136,8 @@ struct Sums<'a, 'b> {
     /// The first token of the tile.
     token: usize,
     columns: Range<usize>,
+    /// What is asked for meanwhile.
+    next: &'a [[u16; LINE]],
 }
 
 /// Tokens `first..first + N` of a tile.
@@ -126,12 +147,18 @@ fn some_tokens<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const SPAN: 
     isa: I,
     weights: &S,
     tile: Tile<'_>,
-    Sums { out, token, columns }: &mut Sums<'_, '_>,
+    Sums { out, token, columns, next }: &mut Sums<'_, '_>,
 ) {
     let mut sums = [isa.splat(0.0); N];
     let (values, _) = tile.values.as_chunks::<BYTES>();
     let spans = values.chunks(SPAN * tile.tokens).zip(tile.scales.chunks(SPAN * tile.tokens));
+    let mut next = next.chunks(next.len().div_ceil(spans.len()).max(1));
     for (span, (values, scales)) in spans.enumerate() {
+        if N >= S::FEWEST {
+            for line in next.next().unwrap_or_default() {
+                isa.prefetch_far(bytemuck::cast_ref(line));
+            }
+        }
         let mut parts = [isa.splat(0.0); N];
         let steps = values.chunks_exact(tile.tokens).zip(scales.chunks_exact(tile.tokens));
         for (i, (values, scales)) in steps.enumerate() {

@@ -72,7 +72,8 @@ pub struct Activations {
 pub(crate) const LOW_BITS: u32 = 7;
 
 /// What belongs to 32 quantized values.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
 pub(crate) struct Scale {
     /// `x = scale * q`.
     pub(crate) scale: f32,

@@ -75,10 +75,13 @@ fn some_tokens<I: Isa, E: Element, const N: usize>(
         for t in 0..N {
             x[t] = &rows[t].0[i];
         }
-        for (k, w) in block.chunks_exact(E::UNITS).enumerate() {
-            let w = E::load(isa, w);
+        // In pairs, so that each sum has a register.
+        for (k, pair) in block.chunks_exact(2 * E::UNITS).enumerate() {
+            let (even, odd) = pair.split_at(E::UNITS);
+            let (even, odd) = (E::load(isa, even), E::load(isa, odd));
             for t in 0..N {
-                sums[t][k % 2] = isa.mul_add(w, isa.splat(x[t][k]), sums[t][k % 2]);
+                sums[t][0] = isa.mul_add(even, isa.splat(x[t][2 * k]), sums[t][0]);
+                sums[t][1] = isa.mul_add(odd, isa.splat(x[t][2 * k + 1]), sums[t][1]);
             }
         }
     }

@@ -49,11 +49,13 @@ impl<H: Header, const BASE: usize, const EXTRA: usize, const BYTES: usize, const
             } else {
                 None
             };
+            let streams = size_of_val(packed.panel) > NEAR;
             let next = lines_of(weights.next_panel(first / PANEL_ROWS));
             let tokens = out.rows();
             for (token, tile) in x.tiles(out.first_row()..out.first_row() + tokens) {
                 let part = next.len() * token / tokens..next.len() * (token + tile.tokens) / tokens;
-                let sums = &mut Sums { out: &mut *out, token, columns: at.clone(), next: &next[part] };
+                let next = &next[part];
+                let sums = &mut Sums { out: &mut *out, token, columns: at.clone(), next, streams };
                 match (tile.tokens, &expanded) {
                     (8, Some(panel)) => some_tokens::<I, H, _, BYTES, SPAN, 8>(0, isa, panel, tile, sums),
                     (4, Some(panel)) => some_tokens::<I, H, _, BYTES, SPAN, 4>(0, isa, panel, tile, sums),
@@ -66,14 +68,20 @@ impl<H: Header, const BASE: usize, const EXTRA: usize, const BYTES: usize, const
     }
 }
 
-/// Units of a line of the cache.
-const LINE: usize = 64 / size_of::<u16>();
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
+/// Bytes of a panel beside which activations stay in the nearest cache.
+const NEAR: usize = 24 << 10;
+
+/// Blocks of 32 columns that pass between asking for activations and reading them.
+const SOON: usize = 5;
 
 /// The lines of the next panel, a share of which is asked for with each tile: the processor's own guesses
 /// come too late while it computes. Nothing, if two panels might not have room in the second level of cache.
-fn lines_of(panel: &[u16]) -> &[[u16; LINE]] {
+fn lines_of(panel: &[u16]) -> &[[u8; LINE]] {
     const LARGEST: usize = 256 << 10;
-    let (lines, _) = panel.as_chunks();
+    let (lines, _) = bytemuck::cast_slice(panel).as_chunks();
     if size_of_val(lines) > LARGEST { &[] } else { lines }
 }
 
@@ -137,7 +145,9 @@ struct Sums<'a, 'b> {
     token: usize,
     columns: Range<usize>,
     /// What is asked for meanwhile.
-    next: &'a [[u16; LINE]],
+    next: &'a [[u8; LINE]],
+    /// The panel displaces the activations from the nearest cache.
+    streams: bool,
 }
 
 /// Tokens `first..first + N` of a tile.
@@ -147,7 +157,7 @@ fn some_tokens<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const SPAN: 
     isa: I,
     weights: &S,
     tile: Tile<'_>,
-    Sums { out, token, columns, next }: &mut Sums<'_, '_>,
+    Sums { out, token, columns, next, streams }: &mut Sums<'_, '_>,
 ) {
     let mut sums = [isa.splat(0.0); N];
     let (values, _) = tile.values.as_chunks::<BYTES>();
@@ -155,9 +165,12 @@ fn some_tokens<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const SPAN: 
     let mut next = next.chunks(next.len().div_ceil(spans.len()).max(1));
     for (span, (values, scales)) in spans.enumerate() {
         if N >= S::FEWEST {
-            for line in next.next().unwrap_or_default() {
-                isa.prefetch_far(bytemuck::cast_ref(line));
-            }
+            next.next().unwrap_or_default().iter().for_each(|line| isa.prefetch_far(line));
+        }
+        if *streams {
+            let soon = (span + const { SOON.div_ceil(SPAN) }) * SPAN * tile.tokens;
+            prefetch(isa, tile.values, soon * BYTES, SPAN * N * BYTES);
+            prefetch(isa, tile.scales, soon, SPAN * N);
         }
         let mut parts = [isa.splat(0.0); N];
         let steps = values.chunks_exact(tile.tokens).zip(scales.chunks_exact(tile.tokens));
@@ -184,6 +197,18 @@ fn some_tokens<I: Isa, H: Header, S: Source<H>, const BYTES: usize, const SPAN: 
     }
     for (t, sum) in sums.into_iter().enumerate() {
         store(isa, sum, &mut out.row(*token + first + t)[columns.clone()]);
+    }
+}
+
+/// Asks for `count` of the elements from `first` on.
+#[inline(always)]
+fn prefetch<I: Isa, T: bytemuck::NoUninit>(isa: I, elements: &[T], first: usize, count: usize) {
+    let bytes: &[u8] = bytemuck::cast_slice(elements.get(first..).unwrap_or_default());
+    let (lines, _) = bytes.as_chunks();
+    for i in 0..(count * size_of::<T>()).div_ceil(LINE) {
+        if let Some(line) = lines.get(i) {
+            isa.prefetch(line);
+        }
     }
 }
 

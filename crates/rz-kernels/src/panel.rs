@@ -190,12 +190,17 @@ impl<'a> PanelRef<'a> {
 
     // The panel that holds rows `16 * index..`, in units of 16 bits.
     pub(crate) fn panel(self, index: usize) -> &'a [u16] {
-        &self.units[index * self.panel_units()..][..self.panel_units()]
+        &self.panels_from(index)[..self.panel_units()]
+    }
+
+    // That panel and all after it.
+    pub(crate) fn panels_from(self, index: usize) -> &'a [u16] {
+        &self.units[index * self.panel_units()..]
     }
 
     // The panel after that, or nothing after the last one.
     pub(crate) fn next_panel(self, index: usize) -> &'a [u16] {
-        let rest = &self.units[(index + 1) * self.panel_units()..];
+        let rest = self.panels_from(index + 1);
         &rest[..self.panel_units().min(rest.len())]
     }
 

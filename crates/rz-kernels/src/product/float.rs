@@ -41,23 +41,30 @@ impl Element for Single {
     }
 }
 
+/// Bytes between what is asked for and what one token meets meanwhile: farther ahead it takes the places of what
+/// is needed at once.
+const NEAR: usize = 512;
+
+/// The same for several tokens.
+const FAR: usize = 8 << 10;
+
 #[inline(always)]
 pub(super) fn panels<I: Isa, E: Element>(isa: I, weights: PanelRef<'_>, x: &[f32], out: &mut Columns<'_>) {
     let columns = out.columns();
     let width = weights.columns();
     for first in columns.clone().step_by(PANEL_ROWS) {
-        let panel = weights.panel(first / PANEL_ROWS);
+        let panels = weights.panels_from(first / PANEL_ROWS);
         let at = first - columns.start..(first - columns.start + PANEL_ROWS).min(columns.len());
-        by_tokens!(x.len() / width, some_tokens::<I, E>(isa, panel, x, width, out, &at));
+        by_tokens!(x.len() / width, some_tokens::<I, E>(isa, panels, x, width, out, &at));
     }
 }
 
-// Two sums a token, for even and odd columns, so that additions overlap.
+// Two sums a token, for even and odd columns, so that additions overlap. The panel is the first of `panels`.
 #[inline(always)]
 fn some_tokens<I: Isa, E: Element, const N: usize>(
     token: usize,
     isa: I,
-    panel: &[u16],
+    panels: &[u16],
     x: &[f32],
     width: usize,
     out: &mut Columns<'_>,
@@ -69,8 +76,18 @@ fn some_tokens<I: Isa, E: Element, const N: usize>(
     for (row, x) in rows.iter_mut().zip(x[token * width..].chunks_exact(width)) {
         *row = x.as_chunks::<BLOCK>();
     }
-    let mut blocks = panel.chunks_exact(BLOCK * E::UNITS);
+    let mut blocks = panels[..width * E::UNITS].chunks_exact(BLOCK * E::UNITS);
+    // The processor's own guesses come too late for what so little is computed with.
+    let ahead = if N == 1 { NEAR } else { FAR } / size_of::<u16>();
+    let mut soon = panels.get(ahead..).unwrap_or_default().chunks_exact(BLOCK * E::UNITS);
     for (i, block) in blocks.by_ref().enumerate() {
+        for line in bytemuck::cast_slice(soon.next().unwrap_or_default()).as_chunks().0 {
+            if N == 1 {
+                isa.prefetch(line);
+            } else {
+                isa.prefetch_far(line);
+            }
+        }
         let mut x = [&[0.0; BLOCK]; N];
         for t in 0..N {
             x[t] = &rows[t].0[i];

@@ -16,6 +16,7 @@ use axum::response::Response;
 use tracing::Instrument;
 
 use crate::error::{Shape, shown};
+use crate::line::Line;
 use crate::{ApiError, App, ids};
 
 const REQUEST_ID: &str = "x-request-id";
@@ -50,18 +51,8 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     response.headers_mut().insert(REQUEST_ID, id.clone());
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     app.metrics.answered(status);
-    let (id, milliseconds) = (id.to_str().unwrap_or_default(), started.elapsed().as_secs_f64() * 1e3);
     let is_probe = PROBES.contains(&path.as_str());
-    let path = shown(&path);
-    // What is not there is the client's affair.
-    if status >= 500 && status != 501 && !is_probe {
-        tracing::warn!(id, %method, path, status, milliseconds, "request");
-    } else if method == Method::GET || is_probe {
-        tracing::debug!(id, %method, path, status, milliseconds, "request");
-    } else {
-        tracing::info!(id, %method, path, status, milliseconds, "request");
-    }
-    response
+    Line { id, method, path, is_probe, started }.after(response)
 }
 
 /// Counts a request as open, also when its client goes away.

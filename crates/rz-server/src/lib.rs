@@ -15,6 +15,7 @@ mod ids;
 mod kept;
 mod keys;
 mod library;
+mod line;
 mod metrics;
 mod output;
 mod patience;

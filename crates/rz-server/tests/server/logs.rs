@@ -93,3 +93,26 @@ async fn probes_are_quiet_and_what_changes_is_said_once() {
     assert_eq!(server.post_text("/v1/completions", r#"{"prompt": "Hi"}"#).await.status, 503);
     only(Level::WARN, "/v1/completions");
 }
+
+#[tokio::test]
+async fn a_stream_is_logged_when_it_is_over() {
+    let lines = Lines::default();
+    let _logged = tracing::subscriber::set_default(lines.clone());
+    let _second = tracing::Dispatch::new(lines.clone());
+    let server = server(&["a", "b"]);
+    let of_requests = || {
+        let lines = lines.take().into_iter().map(|(_, line)| line);
+        lines.filter(|line| line.contains("/v1/completions")).collect::<Vec<_>>()
+    };
+    let body = serde_json::json!({ "prompt": "Hi", "stream": true });
+    let stream = server.stream("/v1/completions", &body).await;
+    assert_eq!(of_requests(), [""; 0], "it has only begun");
+    axum::body::to_bytes(stream.into_body(), 1 << 20).await.unwrap();
+    let said = of_requests();
+    assert!(said.len() == 1 && said[0].contains("complete=true"), "{said:?}");
+
+    // A client that goes away.
+    drop(server.stream("/v1/completions", &body).await);
+    let said = of_requests();
+    assert!(said.len() == 1 && said[0].contains("complete=false"), "{said:?}");
+}

@@ -22,7 +22,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Logs the request now if its answer has a known length, and else when all of that is sent or given up.
+    /// Logs the request now, as complete, if its answer has a known length, and else when all of that is sent or given up.
     pub(crate) fn after(self, response: Response) -> Response {
         let status = response.status().as_u16();
         if response.body().size_hint().exact().is_some() {
